@@ -1,0 +1,79 @@
+"""The seam between a worker and whatever turns tokens into tokens.
+
+`inference/llama.py` is llama.cpp in a process of its own. An engine counts, renders and samples; it knows nothing of
+grants, seals, tenants or the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from p2p.messages import ChatMessage, Sampling
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine serves. context_tokens: prompt and answer together; slots: requests at a time.
+
+    build_tag says between which engines the same seed gives the same bytes: model digest, llama.cpp commit, CPU
+    features, recipe.
+    """
+
+    context_tokens: int
+    slots: int
+    build_tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Exactly one of messages (rendered by the model's chat template) and text (as it stands)."""
+
+    messages: tuple[ChatMessage, ...] | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer to make. prompt: token ids; resume: ids already emitted, sampling goes on at len(resume).
+
+    max_tokens counts the whole answer, resumed ids included.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    resume: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Some new tokens. position: of the first id in the whole answer; text may lag while a character or a stop is open.
+
+    The ids of an end-of-generation token are not among them. finish is set on the last one, whose ids may be empty.
+    """
+
+    ids: tuple[int, ...]
+    position: int
+    text: str
+    finish: Finish | None = None
+
+
+class Engine(Protocol):
+    @property
+    def info(self) -> EngineInfo: ...
+
+    async def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+        """Render and count. Raises TetherError(FIELD_INVALID) when the template refuses the messages."""
+        ...
+
+    def generate(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Tokens]]:
+        """Open one answer; leaving the context cancels it and frees its slot.
+
+        Raises TetherError(ENGINE_FAILED) if the engine's process dies, CONTEXT_EXCEEDED if it cannot fit.
+        """
+        ...

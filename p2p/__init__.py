@@ -1,0 +1,1 @@
+"""Bytes, keys and streams between peers. Knows nothing of inference."""

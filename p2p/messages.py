@@ -1,0 +1,359 @@
+"""The messages of the wire, as msgspec Structs: msgpack maps with camelCase keys (docs/wire-protocol.md).
+
+Unknown fields are ignored, so a minor version may add some. Whatever is derived from a prompt or an answer travels
+only inside the seal: `SealedInput` and `ChunkBody` are what is sealed, everything else here is read in clear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, TypeVar
+
+import msgspec
+
+from p2p.errors import WireError
+from p2p.identity import PeerId
+
+PROTOCOL_VERSION: Final = 1
+
+
+class Message(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What all messages share: immutable, camelCase on the wire."""
+
+
+Role = Literal["gateway", "orchestrator", "worker"]
+ROLES: Final[tuple[Role, ...]] = ("gateway", "orchestrator", "worker")
+
+
+Request = TypeVar("Request", bound=Message)
+Answer = TypeVar("Answer", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Request, Answer]):
+    """A call's name on the wire and the types of its two directions. priority: 0 control, 1 chunks, 2 artifacts."""
+
+    name: str
+    request: type[Request]
+    answer: type[Answer]
+    priority: int = 0
+
+
+# ── Announcements ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Envelope(Message, frozen=True):
+    """A signed announcement. payload: msgpack of the topic's message; issued_at: unix seconds; ttl: seconds."""
+
+    topic: str
+    payload: bytes
+    node_id: PeerId
+    incarnation: int
+    seq: int
+    issued_at: float
+    ttl: float
+    signature: bytes = b""
+
+
+class Announcement(Message, frozen=True):
+    """An envelope with the credential (an encoded `Credential`) that lets a stranger check it offline."""
+
+    envelope: Envelope
+    credential: bytes
+
+
+class ServedModel(Message, frozen=True):
+    """A model that a worker serves. digest: of its manifest, hex; context_tokens: prompt and answer together."""
+
+    name: str
+    version: str
+    digest: str
+    context_tokens: int
+    loaded: bool = True
+
+
+class HealthReport(Message, frozen=True):
+    """Health.Report. capacity: slots; load: slots in use; queue: requests waiting; rates are of the last minute."""
+
+    worker_id: PeerId
+    capacity: int
+    gpu_class: str
+    model_cache: tuple[ServedModel, ...]
+    load: int = 0
+    queue: int = 0
+    tokens_per_second: float = 0.0
+    free_bytes: int = 0
+    build_tags: dict[str, str] = {}
+
+
+class Presence(Message, frozen=True):
+    """What a member says of itself on its region's presence topic. health: only of workers."""
+
+    region: str
+    roles: tuple[Role, ...]
+    addresses: tuple[str, ...]
+    state: Literal["ready", "draining", "leaving"] = "ready"
+    version: str = ""
+    health: HealthReport | None = None
+
+
+class Heartbeat(Message, frozen=True):
+    """A candidate's sign of life on its region's control topic. ranked: the candidates it believes alive, best first."""
+
+    region: str
+    ranked: tuple[PeerId, ...] = ()
+
+
+class RosterRequest(Message, frozen=True):
+    region: str
+    since: int = 0
+
+
+class Roster(Message, frozen=True):
+    """The announcements a candidate holds for a region; the asker checks every one itself."""
+
+    members: tuple[Announcement, ...]
+
+
+class Ack(Message, frozen=True):
+    """Nothing but: done."""
+
+
+# ── Admission to the swarm ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class EnrolRequest(Message, frozen=True):
+    """A guest's wish. The issuer answers within what the invite grants."""
+
+    enc_key: bytes
+    region: str
+    roles: tuple[Role, ...]
+
+
+class EnrolAnswer(Message, frozen=True):
+    """credential: encoded; issuer: an authority-signed issuer certificate, if the new node is to admit others."""
+
+    credential: bytes
+    issuer: bytes = b""
+
+
+# ── Placement ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PlacementRequest(Message, frozen=True):
+    """What a gateway tells the orchestrator: no prompt, nothing derived from it in clear.
+
+    job: 32 bytes; request_mac: keyed, 32 bytes; max_prompt_tokens: an upper bound, from the byte length.
+    exclude: workers that failed this job; cause: why the last attempt ended.
+    """
+
+    job: bytes
+    tenant_id: str
+    model_id: str
+    version: str
+    max_prompt_tokens: int
+    max_tokens: int
+    request_mac: bytes
+    retry_token: str
+    deadline_s: float
+    trace_id: str = ""
+    exclude: tuple[PeerId, ...] = ()
+    cause: str = ""
+
+
+class Grant(Message, frozen=True):
+    """Leave to use one slot of one worker for one attempt of one job. not_after: unix seconds, 15 s from issue."""
+
+    job: bytes
+    attempt: int
+    grant_id: bytes
+    tenant: str
+    gateway: PeerId
+    worker: PeerId
+    worker_incarnation: int
+    manifest_digest: str
+    request_mac: bytes
+    max_prompt_tokens: int
+    max_tokens: int
+    not_after: float
+
+
+class SignedGrant(Message, frozen=True):
+    """grant: an encoded `Grant`; signature: over it, domain "grant"; credential: of the orchestrator that signed."""
+
+    grant: bytes
+    signature: bytes
+    credential: bytes
+
+
+class Placement(Message, frozen=True):
+    """The orchestrator's answer. worker_credential: its certified encryption key is what the gateway seals to."""
+
+    grant: SignedGrant
+    worker_credential: bytes
+    worker_addresses: tuple[str, ...]
+    region: str
+    model: ServedModel
+
+
+class ReserveRequest(Message, frozen=True):
+    """An orchestrator asks a worker for a slot, held until not_after (unix seconds) for whoever brings the grant."""
+
+    job: bytes
+    attempt: int
+    grant_id: bytes
+    manifest_digest: str
+    max_tokens: int
+    not_after: float
+
+
+class ReserveAnswer(Message, frozen=True):
+    incarnation: int
+    load: int
+
+
+class ReleaseRequest(Message, frozen=True):
+    """A gateway gives an unused reservation back, or an orchestrator one that lost."""
+
+    job: bytes
+    grant_id: bytes
+
+
+class LeaseRenewal(Message, frozen=True):
+    """A worker is still at it: the ledger may extend the job's lease."""
+
+    job: bytes
+    attempt: int
+    grant_id: bytes
+
+
+class Receipt(Message, frozen=True):
+    """What one attempt did. position: tokens of the answer proven, from the start; chain: hash of its last chunk."""
+
+    job: bytes
+    attempt: int
+    grant_id: bytes
+    worker: PeerId
+    prompt_tokens: int
+    first_position: int
+    position: int
+    finish: str
+    chain: bytes
+    build_tag: str = ""
+    resumed: bool = False
+
+
+class SignedReceipt(Message, frozen=True):
+    """receipt: an encoded `Receipt`; both signatures over it, domain "receipt"."""
+
+    receipt: bytes
+    worker_signature: bytes
+    gateway_signature: bytes = b""
+
+
+JobEnd = Literal["done", "failed", "cancelled", "dead_lettered"]
+
+
+class Settlement(Message, frozen=True):
+    """The end of a job, from its gateway to the ledger. receipts: of every attempt that sent one."""
+
+    job: bytes
+    attempt: int
+    end: JobEnd
+    receipts: tuple[SignedReceipt, ...] = ()
+    first_token_s: float | None = None
+    cause: str = ""
+
+
+# ── Inference ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ChatMessage(Message, frozen=True):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(Message, frozen=True):
+    """How tokens are drawn. temperature 0 is greedy; seed: always set by the gateway, so that a resume can repeat it."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class SealedInput(Message, frozen=True):
+    """What is inside the seal of an Infer.Request: the content, and the key of the request MAC.
+
+    Exactly one of messages and prompt is set. resume: token ids already emitted, all of them; the worker goes on
+    at position len(resume).
+    """
+
+    mac_key: bytes
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    resume: tuple[int, ...] = ()
+
+
+class InferRequest(Message, frozen=True):
+    """Infer.Request: opens a call to the worker. input: sealed; trace_id: a W3C traceparent or empty."""
+
+    tenant_id: str
+    model_id: str
+    version: str
+    input: bytes
+    correlation_id: str
+    retry_token: str
+    trace_id: str
+    grant: SignedGrant
+
+
+class InferChunk(Message, frozen=True):
+    """Infer.Chunk. seq: from 0, gapless within an attempt; payload: a sealed `ChunkBody`; prev_hash: over ciphertext."""
+
+    correlation_id: str
+    seq: int
+    payload: bytes
+    done: bool
+    attempt: int
+    prev_hash: bytes
+
+
+class Usage(Message, frozen=True):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ChunkBody(Message, frozen=True):
+    """What is inside the seal of a chunk.
+
+    The first one has accepted set (prompt tokens counted) and no tokens. token_ids start at position (counted from
+    the start of the answer, resumed ids included); text may lag behind them while a character or a stop is open.
+    The last one has finish, usage and receipt, or error.
+    """
+
+    accepted: int | None = None
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    position: int = 0
+    finish: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
+    receipt: SignedReceipt | None = None
+    error: WireError | None = None
+
+
+ENROL: Final = Method("enrol", EnrolRequest, EnrolAnswer)
+PRESENCE: Final = Method("presence", Announcement, Announcement)
+HEALTH: Final = Method("health", Announcement, Ack)
+ROSTER: Final = Method("roster", RosterRequest, Roster)
+PLACE: Final = Method("place", PlacementRequest, Placement)
+RESERVE: Final = Method("reserve", ReserveRequest, ReserveAnswer)
+RELEASE: Final = Method("release", ReleaseRequest, Ack)
+RENEW_LEASE: Final = Method("renew-lease", LeaseRenewal, Ack)
+SETTLE: Final = Method("settle", Settlement, Ack)
+INFER: Final = Method("infer", InferRequest, InferChunk, priority=1)
+

@@ -1,0 +1,124 @@
+"""The seam between Tether and a network: streams, meeting places, gossip.
+
+`p2p/host.py` is the libp2p one, `p2p/memory.py` its twin for tests. A peer that a `Transport` reports is a member:
+its certificate was checked before any stream could open (guests, who hold only an invite, reach `enrol` alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from p2p.identity import PeerId
+from p2p.membership import Admission
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """Where a peer may be reached. addresses: multiaddrs without the /p2p/ part; may be empty."""
+
+    peer: PeerId
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """One gossip message. source: the peer that passed it on, which need not be its author."""
+
+    topic: str
+    data: bytes
+    source: PeerId
+
+
+class Stream(Protocol):
+    """A reliable, ordered, encrypted pipe of bytes. Raises TetherError(UNREACHABLE) once it is broken."""
+
+    @property
+    def peer(self) -> PeerId: ...
+
+    async def read(self, max_bytes: int) -> bytes:
+        """Return 1 to max_bytes bytes, or b"" once the peer has closed."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def reset(self) -> None: ...
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+PeerWatcher = Callable[[PeerId, bool], None]
+GossipCheck = Callable[[Gossip], bool]
+"""Says whether a message is worth passing on; False also counts against its source. Pure and quick."""
+
+
+class Transport(Protocol):
+    """Streams to peers by id."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """The multiaddrs that others may dial, without the /p2p/ part."""
+        ...
+
+    def handle(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
+        """Serve a protocol id to members; guests=True lets holders of an invite open it too."""
+        ...
+
+    async def connect(self, address: PeerAddress) -> None:
+        """Dial unless connected. Raises TetherError(UNREACHABLE | WRONG_SWARM | CERTIFICATE_*)."""
+        ...
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
+        """Open a stream to a peer whose addresses are known. Raises TetherError(UNREACHABLE)."""
+        ...
+
+    async def disconnect(self, peer: PeerId) -> None: ...
+
+    def peers(self) -> frozenset[PeerId]:
+        """The peers with an open connection, guests not among them."""
+        ...
+
+    def admission(self, peer: PeerId) -> Admission | None:
+        """What the peer proved when it connected; None for a peer without a connection."""
+        ...
+
+    def watch(self, watcher: PeerWatcher) -> None:
+        """Call watcher(peer, up) whenever a member's last connection comes or goes."""
+        ...
+
+
+class Discovery(Protocol):
+    """The DHT: a key is a meeting place."""
+
+    async def provide(self, key: bytes) -> None:
+        """Say that this node is to be found under key (32 bytes). Raises TetherError(UNREACHABLE) if nobody heard."""
+        ...
+
+    async def find_providers(self, key: bytes, limit: int = 20) -> Sequence[PeerAddress]:
+        """Ask the network who is to be found under key. This node itself is never among them."""
+        ...
+
+    async def find_peer(self, peer: PeerId) -> PeerAddress | None: ...
+
+
+class Pubsub(Protocol):
+    """Gossip meshes, one a topic."""
+
+    async def publish(self, topic: str, data: bytes) -> None: ...
+
+    def subscribe(
+        self, topic: str, check: GossipCheck
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
+        """Join the topic's mesh; leaving the context leaves it. A full channel (256) drops the oldest news."""
+        ...
+
+
+class Network(Transport, Discovery, Pubsub, Protocol):
+    """All three, as one node has them."""

@@ -1,0 +1,103 @@
+"""What the HTTP shim asks of the gateway, and what it gets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from p2p.identity import PeerId
+from p2p.messages import ChatMessage, Sampling, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One parsed request. Exactly one of messages and prompt. max_tokens None: as many as the context holds.
+
+    sampling.seed None-ness is in seed_given: without one the gateway draws it. traceparent: W3C, or "".
+    """
+
+    tenant: str
+    model: str
+    sampling: Sampling
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    max_tokens: int | None = None
+    seed_given: bool = False
+    idempotency_key: str | None = None
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSummary:
+    worker: PeerId
+    region: str
+    tokens: int
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that follows the text before it, and the ids behind it (text may lag)."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    finish: Literal["stop", "length"]
+    usage: Usage
+    attempts: tuple[AttemptSummary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Who answers. worker and region: of the first attempt that was accepted."""
+
+    job: bytes
+    model: str
+    version: str
+    worker: PeerId
+    region: str
+    prompt_tokens: int
+    created: float = field(default=0.0)
+
+
+class Answer(Protocol):
+    """An answer under way: iterate it once; it ends with exactly one End, or raises TetherError."""
+
+    async def started(self) -> Started:
+        """Wait until a worker has accepted. Raises TetherError when none will."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Delta | End]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One line of /v1/models. context_tokens: the smallest among its workers."""
+
+    name: str
+    version: str
+    digest: str
+    context_tokens: int
+    workers: int
+    created: int = 0
+
+
+class Inference(Protocol):
+    """The gateway as the shim sees it."""
+
+    def submit(self, submission: Submission) -> AbstractAsyncContextManager[Answer]:
+        """Place a request; leaving the context cancels what is not finished, down to the batch slot."""
+        ...
+
+    async def models(self) -> list[ModelSummary]:
+        """What the region serves now."""
+        ...
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a request could be placed, and if not, why."""
+        ...

@@ -1,0 +1,1 @@
+"""The REST shim: OpenAI's HTTP interface on localhost."""

@@ -1,0 +1,1 @@
+"""The orchestrator role: claims jobs, picks workers, reserves slots, signs grants, settles."""

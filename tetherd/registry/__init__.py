@@ -1,0 +1,1 @@
+"""Which models there are: what --model names, and what the swarm serves."""

@@ -1,0 +1,1 @@
+"""The ledger: jobs, in memory or in SQLite."""

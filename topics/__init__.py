@@ -1,0 +1,1 @@
+"""Who is where: topics, announcements, the view of the members, the election."""
