@@ -1,0 +1,205 @@
+"""One frozen configuration: TOML, then TETHER_* variables, then flags; checked once, before anything starts.
+
+The tables below are the whole of it: each setting with its default and why it has it. In the environment a setting
+is TETHER_ and its path with double underscores (TETHER_HTTP__BIND); lists are separated by commas.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from platformdirs import user_data_path
+
+from p2p.errors import CONFIG_INVALID, TetherError
+from p2p.messages import ROLES, Role
+
+ENV_PREFIX: Final = "TETHER_"
+Settings = dict[str, Any]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of settings. An unknown key is an error."""
+
+
+class HttpConfig(Section, frozen=True):
+    """The REST shim."""
+
+    bind: str = "127.0.0.1:7575"
+    """host:port; port 0 picks one and writes it to <data-dir>/http.addr."""
+    max_body_bytes: int = 4 * 1024 * 1024
+    """A long conversation is under 1 MiB; more is a mistake or an attack."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names besides loopback and the bound address that a Host header may carry."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that may call the shim from a browser."""
+
+
+class WorkerConfig(Section, frozen=True):
+    """What this machine lends."""
+
+    models: tuple[str, ...] = ()
+    """References as --model takes them; none: the built-in tether-demo."""
+    max_tokens_per_second: float | None = None
+    """Lend only a share of the machine: all answers of this worker together."""
+    slots: int | None = None
+    """Requests at a time; none: from the memory there is."""
+    threads: int | None = None
+    """Threads of the engine; none: from the cores and the model's size."""
+
+
+class TelemetryConfig(Section, frozen=True):
+    """Logs and traces. Metrics are always at /metrics."""
+
+    otlp_endpoint: str = ""
+    """OTLP over HTTP, e.g. http://127.0.0.1:4318; empty: no traces leave. OTEL_EXPORTER_OTLP_ENDPOINT serves too."""
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section, frozen=True):
+    """A daemon's configuration."""
+
+    region: str
+    ticket: str = ""
+    roles: tuple[Role, ...] = ()
+    """Empty: all that the certificate grants."""
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/7576",)
+    """Multiaddrs for other nodes. A fixed port, so that tickets outlive a restart."""
+    data_dir: Path = Path()
+    store: str = "sqlite"
+    """The ledger: sqlite (in the data directory) or memory (forgets at the end)."""
+    drain_s: float = 30.0
+    """How long SIGTERM waits for running answers."""
+    http: HttpConfig = HttpConfig()
+    worker: WorkerConfig = WorkerConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+
+def default_data_dir() -> Path:
+    return user_data_path("tether")
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> Config:
+    """Merge and check. flags: dotted names, None for those not given. Raises TetherError(CONFIG_INVALID)."""
+    merged: Settings = _read_toml(file) if file else {}
+    _merge(merged, _from_environ(environ))
+    for name, value in flags.items():
+        if value is not None:
+            _put(merged, name.split("."), value)
+    _check_keys(merged, Config, "")
+    merged.setdefault("data_dir", str(default_data_dir()))
+    try:
+        config = msgspec.convert(merged, Config, strict=False, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+    return _checked(config)
+
+
+def parse_bind(bind: str) -> tuple[str, int]:
+    """Split host:port or [v6]:port. Raises TetherError(CONFIG_INVALID)."""
+    match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]:(\d{1,5})|([^:\[\]]+):(\d{1,5})", bind)
+    port = int(match[2] or match[4]) if match else 65_536
+    if match is None or port > 65_535:
+        raise TetherError(CONFIG_INVALID, f"http.bind is {bind!r}; it has to be host:port.", field="http.bind")
+    return match[1] or match[3], port
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _checked(config: Config) -> Config:
+    host, _ = parse_bind(config.http.bind)
+    if not is_loopback(host):
+        raise _wrong("http.bind", f"{host} is not loopback, and without tenants the shim asks nobody for a key; bind 127.0.0.1")
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", config.region):
+        raise _wrong("region", f"{config.region!r} has to be lower-case letters, digits and dashes, at most 32")
+    if config.store not in ("sqlite", "memory"):
+        raise _wrong("store", f"{config.store.split(':')[0]!r} is not built in; it has to be sqlite or memory")
+    rate = config.worker.max_tokens_per_second
+    if rate is not None and not 0 < rate < 1e9:
+        raise _wrong("worker.max_tokens_per_second", "it has to be greater than 0")
+    for name, count in (("slots", config.worker.slots), ("threads", config.worker.threads)):
+        if count is not None and not 1 <= count <= 1024:
+            raise _wrong(f"worker.{name}", "it has to be between 1 and 1024")
+    if not 1024 <= config.http.max_body_bytes <= 1 << 30:
+        raise _wrong("http.max_body_bytes", "it has to be between 1 KiB and 1 GiB")
+    return config
+
+
+def _read_toml(file: Path) -> Settings:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise TetherError(CONFIG_INVALID, f"Cannot read {file}: {error.strerror}.", field="config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TetherError(CONFIG_INVALID, f"{file} is not TOML: {error}.", field="config") from error
+
+
+def _from_environ(environ: Mapping[str, str]) -> Settings:
+    settings: Settings = {}
+    for name, value in environ.items():
+        if name.startswith(ENV_PREFIX):
+            path = [part.lower() for part in name[len(ENV_PREFIX) :].split("__")]
+            _put(settings, path, value.split(",") if _is_list(path) else value)
+    return settings
+
+
+def _is_list(path: list[str]) -> bool:
+    kind: Any = Config
+    for part in path:
+        kind = get_type_hints(kind).get(part) if isinstance(kind, type) else None
+    return get_origin(kind) is tuple
+
+
+def _put(settings: Settings, path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        settings = settings.setdefault(part, {})
+        if not isinstance(settings, dict):
+            raise _wrong(".".join(path), "it is inside a setting that is no table")
+    settings[path[-1]] = value
+
+
+def _merge(into: Settings, other: Settings) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _check_keys(settings: Settings, kind: type[Section], prefix: str) -> None:
+    known = get_type_hints(kind)
+    for key, value in settings.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
+            raise _wrong(prefix + key, f"there is no such setting; {hint}")
+        inner = known[key]
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Section):
+            _check_keys(value, inner, f"{prefix}{key}.")
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(os.path.expanduser(value))
+    raise TypeError(f"expected {kind.__name__}")
+
+
+def _invalid(error: msgspec.ValidationError) -> TetherError:
+    what, _, where = str(error).partition(" - at ")
+    field = where.strip("`").removeprefix("$.") or "configuration"
+    if field.startswith("roles"):
+        what = f"roles are {', '.join(get_args(Role) or ROLES)}"
+    return _wrong(field, what[:1].lower() + what[1:])
+
+
+def _wrong(field: str, why: str) -> TetherError:
+    return TetherError(CONFIG_INVALID, f"{field}: {why}.", field=field)
