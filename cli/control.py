@@ -1,0 +1,100 @@
+"""The client of a daemon's admin socket and of its shim: the standard library alone, for a quick start."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from p2p.errors import CATALOGUE, INTERNAL, NOT_RUNNING, TetherError
+
+TIMEOUT_S: Final = 10.0
+
+
+class Control:
+    """Asks the daemon of a data directory. Raises TetherError: the daemon's own, or NOT_RUNNING."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def get(self, path: str) -> Any:
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        return self._ask("POST", path, body or {})
+
+    def shim(self) -> str:
+        """The base URL of the daemon's REST shim, as it wrote it to http.addr."""
+        try:
+            return (self._data_dir / "http.addr").read_text("utf-8").strip()
+        except OSError as error:
+            raise self._not_running() from error
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        connection = _UnixConnection(self._data_dir / "control.sock")
+        try:
+            headers = {"content-type": "application/json"}
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise self._not_running() from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise _error(answer)
+        return answer
+
+    def _not_running(self) -> TetherError:
+        return TetherError(NOT_RUNNING, f"No daemon answers on {self._data_dir}.")
+
+
+@contextmanager
+def post_stream(base: str, path: str, body: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
+    """POST to the shim and yield the data of its server-sent events, up to [DONE]. Raises TetherError."""
+    host = base.removeprefix("http://")
+    connection = http.client.HTTPConnection(host)
+    try:
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        if response.status >= 400:
+            raise _error(json.loads(response.read()))
+        yield _events(response)
+    except (OSError, http.client.HTTPException) as error:
+        raise TetherError(NOT_RUNNING, f"The shim at {base} does not answer.") from error
+    finally:
+        connection.close()
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    for line in response:
+        if line.startswith(b"data: "):
+            data = line[len(b"data: ") :].strip()
+            if data == b"[DONE]":
+                return
+            event: dict[str, Any] = json.loads(data)
+            if "error" in event:
+                raise _error(event)
+            yield event
+
+
+def _error(answer: dict[str, Any]) -> TetherError:
+    error = answer.get("error", {})
+    code = CATALOGUE.get(str(error.get("code")), INTERNAL)
+    message = str(error.get("message", "The daemon answered with an error."))
+    return TetherError(code, message.removesuffix(code.advice).rstrip(), field=error.get("field") or error.get("param"))
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(self._path))

@@ -1,0 +1,259 @@
+"""tetherctl: what an operator asks of the daemon on this machine."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from cyclopts import App, Parameter
+from platformdirs import user_data_path
+
+from cli import show
+from cli.control import Control
+from p2p.errors import FIELD_INVALID, MODEL_NOT_FOUND, TetherError
+from tetherd import __version__
+
+app = App(name="tetherctl", help="See and steer the Tether daemon on this machine.", version=__version__)
+app.meta.group_parameters = app.group_parameters
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+@dataclass
+class _Context:
+    """Set once from the options that stand before or after any command."""
+
+    data_dir: Path
+    json: bool = False
+
+    @property
+    def control(self) -> Control:
+        return Control(self.data_dir)
+
+
+_context = _Context(user_data_path("tether"))
+_Answer = TypeVar("_Answer")
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    data_dir: Annotated[Path | None, Parameter(help="The daemon's data directory.", env_var="TETHER_DATA_DIR")] = None,
+    json: Annotated[bool, Parameter(help="Print JSON.", negative=())] = False,
+) -> None:
+    _context.data_dir = data_dir.expanduser() if data_dir else user_data_path("tether")
+    _context.json = json
+    try:
+        app(tokens)
+    except TetherError as error:
+        show.fail(error, json_wanted=json)
+
+
+@app.command
+def status() -> None:
+    """Show this node: its swarm, region, roles, leader, peers and models."""
+
+    def people(answer: dict[str, Any]) -> None:
+        leader = answer["orchestrator"]
+        show.facts(
+            {
+                "node": answer["nodeId"],
+                "swarm": answer["swarmId"],
+                "state": answer["state"],
+                "region": answer["region"],
+                "roles": answer["roles"],
+                "http": answer["http"],
+                "orchestrator": "this node" if leader == answer["nodeId"] else leader or "none known",
+                "peers": answer["peers"],
+                "models": answer["models"],
+                "up": show.duration(answer["uptimeSeconds"]),
+            }
+        )
+
+    _print(_context.control.get("/status"), people)
+
+
+@app.command
+def nodes() -> None:
+    """List the members that this node knows."""
+
+    def people(answer: list[dict[str, Any]]) -> None:
+        rows = [
+            {
+                **node,
+                "nodeId": show.short(node["nodeId"]),
+                "load": f"{node['load']}/{node['capacity']}" if node["capacity"] else None,
+                "lastSeenSeconds": show.duration(node["lastSeenSeconds"]),
+            }
+            for node in answer
+        ]
+        columns = {
+            "nodeId": "NODE",
+            "region": "REGION",
+            "state": "STATE",
+            "roles": "ROLES",
+            "models": "MODELS",
+            "load": "LOAD",
+            "gpuClass": "DEVICE",
+            "lastSeenSeconds": "SEEN",
+        }
+        show.table(rows, columns, "No members known.")
+
+    _print(_context.control.get("/nodes"), people)
+
+
+@app.command
+def models() -> None:
+    """List the models that the region serves."""
+    columns = {"name": "MODEL", "version": "VERSION", "contextTokens": "CONTEXT", "workers": "WORKERS", "digest": "DIGEST"}
+
+    def people(answer: list[dict[str, Any]]) -> None:
+        rows = [{**model, "digest": model["digest"][:12]} for model in answer]
+        show.table(rows, columns, "No worker serves a model yet: start one with `tetherd join`.")
+
+    _print(_context.control.get("/models"), people)
+
+
+@app.command
+def jobs(*, limit: int = 50) -> None:
+    """List the latest jobs in this node's ledger.
+
+    Parameters
+    ----------
+    limit
+        How many at most, newest first.
+    """
+
+    def people(answer: list[dict[str, Any]]) -> None:
+        rows = [
+            {
+                "job": job["job"][:12],
+                "state": job["state"],
+                "model": job["model"],
+                "tenant": job["tenant"],
+                "attempts": len(job["attempts"]),
+                "worker": show.short(job["attempts"][-1]["worker"]) if job["attempts"] else None,
+                "tokens": sum(attempt["tokens"] for attempt in job["attempts"]),
+                "cause": job["cause"] or None,
+            }
+            for job in answer
+        ]
+        columns = {key: key.upper() for key in ("job", "state", "model", "tenant", "attempts", "worker", "tokens", "cause")}
+        show.table(rows, columns, "No jobs in this ledger: another orchestrator may have them.")
+
+    _print(_context.control.get(f"/jobs?limit={limit}"), people)
+
+
+@app.command
+def why(job: str) -> None:
+    """Tell what became of a job, attempt by attempt.
+
+    Parameters
+    ----------
+    job
+        Its id, or the beginning of it (the x-tether-job header has it).
+    """
+
+    def people(answer: dict[str, Any]) -> None:
+        show.facts({key: answer[key] or None for key in ("job", "tenant", "model", "state", "cause", "advice")})
+        rows = [{**attempt, "worker": show.short(attempt["worker"])} for attempt in answer["attempts"]]
+        show.table(rows, {"worker": "WORKER", "region": "REGION", "tokens": "TOKENS", "cause": "CAUSE"}, "No attempts.")
+
+    if not re.fullmatch(r"[0-9a-f]{4,64}", job):
+        raise TetherError(FIELD_INVALID, "A job id is 4 to 64 hexadecimal digits.", field="job")
+    _print(_context.control.get(f"/jobs/{job}"), people)
+
+
+@app.command
+def invite(
+    *,
+    role: tuple[str, ...] = (),
+    region: tuple[str, ...] = (),
+    ttl: str = "24h",
+    uses: int = 1,
+) -> None:
+    """Print a ticket that lets another machine join.
+
+    Parameters
+    ----------
+    role
+        Grant just this role (repeatable); without it a ticket grants what a new machine needs.
+    region
+        Let the machine join only this region (repeatable).
+    ttl
+        How long the ticket is good for: 90s, 30m, 24h, 7d.
+    uses
+        How many machines may use it.
+    """
+
+    def people(answer: dict[str, Any]) -> None:
+        print(answer["ticket"])
+        if sys.stdout.isatty():
+            left = show.duration(answer["expiresAt"] - time.time())
+            print(f"\nOn the other machine:  tetherd join --region NAME --ticket …   (good for {left})", file=sys.stderr)
+
+    order = {"roles": role, "regions": region, "ttlS": _seconds(ttl), "uses": uses}
+    _print(_context.control.post("/invite", order), people)
+
+
+@app.command
+def drain() -> None:
+    """Take no new work, finish what runs, then stop the daemon."""
+    _print(_context.control.post("/drain"), lambda answer: print(f"Draining: {answer['running']} still running."))
+
+
+@app.command
+def chat(*prompt: str, model: str | None = None) -> None:
+    """Ask one question, or talk: without a question it reads lines.
+
+    Parameters
+    ----------
+    prompt
+        The question.
+    model
+        Which model; without it the first that the region serves.
+    """
+    from cli.chat import ask, converse
+
+    base = _context.control.shim()
+    chosen = model or _first_model()
+    if not prompt:
+        converse(base, chosen)
+        return
+    text, outcome = ask(base, chosen, [{"role": "user", "content": " ".join(prompt)}], show=not _context.json)
+    if _context.json:
+        show.as_json({"text": text, "tether": outcome})
+
+
+def main() -> None:
+    app.meta()
+
+
+def _print(answer: _Answer, people: Callable[[_Answer], None]) -> None:
+    if _context.json:
+        show.as_json(answer)
+    else:
+        people(answer)
+
+
+def _first_model() -> str:
+    served = _context.control.get("/models")
+    if not served:
+        raise TetherError(MODEL_NOT_FOUND, "No worker serves a model yet.")
+    return str(served[0]["name"])
+
+
+def _seconds(ttl: str) -> float:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", ttl)
+    if match is None:
+        raise TetherError(FIELD_INVALID, f"ttl is {ttl!r}; it has to be like 30m, 24h or 7d.", field="ttl")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""tetherd: the daemon. `tetherd join` is all that a machine needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from cli import show
+from cli.phases import phases_for
+from p2p.errors import TetherError
+from tetherd import __version__
+
+app = App(name="tetherd", help="Join this machine to a private AI inference network.", version=__version__)
+
+
+@app.command
+def join(
+    *,
+    region: str | None = None,
+    ticket: str | None = None,
+    roles: str | None = None,
+    model: tuple[str, ...] = (),
+    listen: tuple[str, ...] = (),
+    http: str | None = None,
+    data_dir: str | None = None,
+    store: str | None = None,
+    max_tokens_per_second: float | None = None,
+    log_format: Literal["text", "json"] | None = None,
+    config: Annotated[Path | None, Parameter(help="A TOML file with any of the settings.")] = None,
+) -> None:
+    """Start this node and stay in the foreground; the first one without a ticket founds a swarm.
+
+    Every setting can also stand in the TOML file or in a TETHER_* variable (TETHER_TICKET, TETHER_HTTP__BIND);
+    flags win over variables, variables over the file.
+
+    Parameters
+    ----------
+    region
+        The region to join, such as eu: requests are answered by workers of their own region.
+    ticket
+        What `tetherctl invite` printed on a member. Better in TETHER_TICKET: flags show in process lists.
+    roles
+        Comma-separated: gateway, orchestrator, worker. Default: all that the certificate grants.
+    model
+        A model to serve: a GGUF file, or tether-demo, which is built in and the default. Repeatable.
+    listen
+        A multiaddr to listen on for other nodes, such as /ip4/0.0.0.0/tcp/7576. Repeatable.
+    http
+        Where the OpenAI-style shim listens: host:port, port 0 picks a free one. Default 127.0.0.1:7575.
+    data_dir
+        Where keys, ledger and models are kept. Default ~/.local/share/tether.
+    store
+        The ledger: sqlite (default) or memory.
+    max_tokens_per_second
+        Lend only this much of the machine, over all answers together.
+    log_format
+        text, or json: one object a line.
+    """
+    flags = {
+        "region": region,
+        "ticket": ticket,
+        "roles": [role.strip() for role in roles.split(",")] if roles else None,
+        "worker.models": model or None,
+        "listen": listen or None,
+        "http.bind": http,
+        "data_dir": data_dir,
+        "store": store,
+        "worker.max_tokens_per_second": max_tokens_per_second,
+        "telemetry.log_format": log_format,
+    }
+    try:
+        _run(flags, config)
+    except TetherError as error:
+        show.fail(error, json_wanted=log_format == "json")
+
+
+def main() -> None:
+    app()
+
+
+def _run(flags: Mapping[str, object], file: Path | None) -> None:
+    from tetherd.config import load
+
+    config = load(flags, os.environ, file)
+    phases = phases_for(config.telemetry.log_format)
+    phases.begin(config.region)
+
+    from tetherd.daemon import run
+
+    sys.exit(run(config, phases))
+
+
+if __name__ == "__main__":
+    main()
