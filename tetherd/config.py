@@ -94,6 +94,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None
         if value is not None:
             _put(merged, name.split("."), value)
     _check_keys(merged, Config, "")
+    if not merged.get("region"):
+        raise _wrong("region", "it is missing; name the region that this node is in, such as --region eu")
     merged.setdefault("data_dir", str(default_data_dir()))
     try:
         config = msgspec.convert(merged, Config, strict=False, dec_hook=_decode_path)
