@@ -86,7 +86,9 @@ def _error(answer: dict[str, Any]) -> TetherError:
     error = answer.get("error", {})
     code = CATALOGUE.get(str(error.get("code")), INTERNAL)
     message = str(error.get("message", "The daemon answered with an error."))
-    return TetherError(code, message.removesuffix(code.advice).rstrip(), field=error.get("field") or error.get("param"))
+    return TetherError(
+        code, message.removesuffix(code.advice).rstrip(), field=error.get("field") or error.get("param")
+    )
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -42,7 +42,9 @@ class Stage:
         print(self.paint(style, text), end="", flush=True)
 
     def end(self) -> None:
-        print(f"\nThat took {time.monotonic() - self._began:.0f} s. Everything is stopped, nothing is left behind.")
+        print(
+            f"\nThat took {time.monotonic() - self._began:.0f} s. Everything is stopped, nothing is left behind."
+        )
 
     def paint(self, style: str, text: str) -> str:
         return f"\x1b[{style}m{text}\x1b[0m" if self._colour and text else text
@@ -95,15 +97,20 @@ def _gather(stage: Stage, swarm: LocalSwarm) -> tuple[LocalNode, dict[str, Local
     stage.command("tetherctl invite --uses 3")
     ticket = swarm.invite(founder, uses=3)
     stage.line(f"{ticket[:40]}…  the ticket, all that the others get")
-    stage.command(f"TETHER_TICKET=… tetherd join --region eu --roles worker --max-tokens-per-second {RATE:.0f}   (twice)")
+    stage.command(
+        f"TETHER_TICKET=… tetherd join --region eu --roles worker --max-tokens-per-second {RATE:.0f}   (twice)"
+    )
     workers = {
-        name: swarm.start(name, ticket=ticket, roles="worker", rate=RATE) for name in ("worker one", "worker two")
+        name: swarm.start(name, ticket=ticket, roles="worker", rate=RATE)
+        for name in ("worker one", "worker two")
     }
     stage.command("TETHER_TICKET=… tetherd join --region us")
     other = swarm.start("us", region="us", ticket=ticket)
     for name, node in {**workers, "us": other}.items():
         node.wait_ready()
-        stage.line(f"{name.ljust(10)} {show.short(node.node_id)}  joined, ready in {_ready_after(node):.1f} s")
+        stage.line(
+            f"{name.ljust(10)} {show.short(node.node_id)}  joined, ready in {_ready_after(node):.1f} s"
+        )
     until(lambda: _served(founder) >= len(workers), "both workers to be known to the founder")
     return founder, workers, other
 
@@ -113,7 +120,7 @@ def _up(node: LocalNode) -> str:
 
 
 def _ready_after(node: LocalNode) -> float:
-    return float(node.wait_event("phase", phase="ready").get("seconds", 0.0))
+    return node.seen_at("ready") - node.began
 
 
 def _served(node: LocalNode) -> int:
@@ -157,7 +164,9 @@ def _ask_and_kill(stage: Stage, founder: LocalNode, workers: dict[str, LocalNode
             stage.token(f" ✂ kill -9 {victim} ✂ ", "1;31")
     print()
     used = [_name(workers, worker) for worker in outcome["workers"]]
-    stage.line(f"attempts {outcome['attempts']}: begun by {used[0]}, finished by {used[-1]} from the next token on")
+    stage.line(
+        f"attempts {outcome['attempts']}: begun by {used[0]}, finished by {used[-1]} from the next token on"
+    )
 
 
 def _busy(founder: LocalNode, workers: dict[str, LocalNode]) -> str:
@@ -179,7 +188,9 @@ def _nodes(stage: Stage, founder: LocalNode, names: dict[str, LocalNode]) -> Non
     for node in founder.control.get("/nodes"):
         name = by_id.get(node["nodeId"], "?")
         state = stage.paint("32" if node["state"] == "alive" else "31", node["state"].ljust(8))
-        stage.line(f"{name.ljust(10)} {show.short(node['nodeId'])}  {node['region']}  {state} {', '.join(node['roles'])}")
+        stage.line(
+            f"{name.ljust(10)} {show.short(node['nodeId'])}  {node['region']}  {state} {', '.join(node['roles'])}"
+        )
 
 
 def _text(event: dict[str, Any]) -> str:

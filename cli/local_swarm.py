@@ -29,15 +29,27 @@ POLL_S: Final = 0.05
 class LocalNode:
     """One daemon process. Its JSON log lines are kept as events; its stderr is a file in the data directory."""
 
-    def __init__(self, name: str, data_dir: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, data_dir: Path, arguments: Sequence[str], environ: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{name}.log"
         self.began = time.monotonic()
         self.events: list[Event] = []
+        self._times: list[float] = []
         self._news = threading.Condition()
         self._ended = False
-        command = [sys.executable, "-m", "cli.tetherd", "join", "--data-dir", str(data_dir), "--log-format", "json"]
+        command = [
+            sys.executable,
+            "-m",
+            "cli.tetherd",
+            "join",
+            "--data-dir",
+            str(data_dir),
+            "--log-format",
+            "json",
+        ]
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -76,8 +88,15 @@ class LocalNode:
             self._news.wait_for(lambda: matching() is not None or self._ended, timeout_s)
             found = matching()
         if found is None:
-            raise TetherError(NOT_RUNNING, f"{self.name} did not report {event} {fields}; its log ends: {self._tail()}")
+            raise TetherError(
+                NOT_RUNNING, f"{self.name} did not report {event} {fields}; its log ends: {self._tail()}"
+            )
         return found
+
+    def seen_at(self, phase: str) -> float:
+        """When (time.monotonic) this process printed that it had reached a phase."""
+        event = self.wait_event("phase", phase=phase)
+        return self._times[self.events.index(event)]
 
     def wait_ready(self) -> LocalNode:
         self.wait_event("phase", phase="ready")
@@ -118,6 +137,7 @@ class LocalNode:
                     continue
                 with self._news:
                     self.events.append(event)
+                    self._times.append(time.monotonic())
                     self._news.notify_all()
         with self._news:
             self._ended = True

@@ -46,10 +46,14 @@ class TerminalPhases:
         self._line(f"\x1b[1mtether\x1b[0m  joining region {region}")
 
     def reached(self, phase: str, detail: str) -> None:
-        self._line(f"\x1b[32m✓\x1b[0m {phase.ljust(_WIDTH)}{detail}  \x1b[2m{time.monotonic() - self._began:.1f}s\x1b[0m")
+        self._line(
+            f"\x1b[32m✓\x1b[0m {phase.ljust(_WIDTH)}{detail}  \x1b[2m{time.monotonic() - self._began:.1f}s\x1b[0m"
+        )
 
     def progress(self, phase: str, fraction: float, detail: str) -> None:
-        print(f"\r\x1b[K… {phase.ljust(_WIDTH)}{fraction:4.0%}  {detail}", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r\x1b[K… {phase.ljust(_WIDTH)}{fraction:4.0%}  {detail}", end="", file=sys.stderr, flush=True
+        )
         self._open = True
 
     def notice(self, text: str) -> None:

@@ -43,7 +43,11 @@ def short(node_id: str) -> str:
 def duration(seconds: float) -> str:
     """12s, 3m 4s, 2h 5m, 3d 4h."""
     whole = int(seconds)
-    for size, unit, lesser, lesser_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
+    for size, unit, lesser, lesser_unit in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
         if whole >= size:
             return f"{whole // size}{unit} {whole % size // lesser}{lesser_unit}"
     return f"{whole}s"

@@ -43,7 +43,9 @@ _Answer = TypeVar("_Answer")
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    data_dir: Annotated[Path | None, Parameter(help="The daemon's data directory.", env_var="TETHER_DATA_DIR")] = None,
+    data_dir: Annotated[
+        Path | None, Parameter(help="The daemon's data directory.", env_var="TETHER_DATA_DIR")
+    ] = None,
     json: Annotated[bool, Parameter(help="Print JSON.", negative=())] = False,
 ) -> None:
     _context.data_dir = data_dir.expanduser() if data_dir else user_data_path("tether")
@@ -110,7 +112,13 @@ def nodes() -> None:
 @app.command
 def models() -> None:
     """List the models that the region serves."""
-    columns = {"name": "MODEL", "version": "VERSION", "contextTokens": "CONTEXT", "workers": "WORKERS", "digest": "DIGEST"}
+    columns = {
+        "name": "MODEL",
+        "version": "VERSION",
+        "contextTokens": "CONTEXT",
+        "workers": "WORKERS",
+        "digest": "DIGEST",
+    }
 
     def people(answer: list[dict[str, Any]]) -> None:
         rows = [{**model, "digest": model["digest"][:12]} for model in answer]
@@ -143,7 +151,10 @@ def jobs(*, limit: int = 50) -> None:
             }
             for job in answer
         ]
-        columns = {key: key.upper() for key in ("job", "state", "model", "tenant", "attempts", "worker", "tokens", "cause")}
+        columns = {
+            key: key.upper()
+            for key in ("job", "state", "model", "tenant", "attempts", "worker", "tokens", "cause")
+        }
         show.table(rows, columns, "No jobs in this ledger: another orchestrator may have them.")
 
     _print(_context.control.get(f"/jobs?limit={limit}"), people)
@@ -160,9 +171,15 @@ def why(job: str) -> None:
     """
 
     def people(answer: dict[str, Any]) -> None:
-        show.facts({key: answer[key] or None for key in ("job", "tenant", "model", "state", "cause", "advice")})
+        show.facts(
+            {key: answer[key] or None for key in ("job", "tenant", "model", "state", "cause", "advice")}
+        )
         rows = [{**attempt, "worker": show.short(attempt["worker"])} for attempt in answer["attempts"]]
-        show.table(rows, {"worker": "WORKER", "region": "REGION", "tokens": "TOKENS", "cause": "CAUSE"}, "No attempts.")
+        show.table(
+            rows,
+            {"worker": "WORKER", "region": "REGION", "tokens": "TOKENS", "cause": "CAUSE"},
+            "No attempts.",
+        )
 
     if not re.fullmatch(r"[0-9a-f]{4,64}", job):
         raise TetherError(FIELD_INVALID, "A job id is 4 to 64 hexadecimal digits.", field="job")
@@ -195,7 +212,10 @@ def invite(
         print(answer["ticket"])
         if sys.stdout.isatty():
             left = show.duration(answer["expiresAt"] - time.time())
-            print(f"\nOn the other machine:  tetherd join --region NAME --ticket …   (good for {left})", file=sys.stderr)
+            print(
+                f"\nOn the other machine:  tetherd join --region NAME --ticket …   (good for {left})",
+                file=sys.stderr,
+            )
 
     order = {"roles": role, "regions": region, "ttlS": _seconds(ttl), "uses": uses}
     _print(_context.control.post("/invite", order), people)
@@ -204,7 +224,9 @@ def invite(
 @app.command
 def drain() -> None:
     """Take no new work, finish what runs, then stop the daemon."""
-    _print(_context.control.post("/drain"), lambda answer: print(f"Draining: {answer['running']} still running."))
+    _print(
+        _context.control.post("/drain"), lambda answer: print(f"Draining: {answer['running']} still running.")
+    )
 
 
 @app.command

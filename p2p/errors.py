@@ -31,22 +31,38 @@ FIELD_REQUIRED: Final = Code("FIELD_REQUIRED", 400, False, "Add the field and se
 FIELD_INVALID: Final = Code("FIELD_INVALID", 400, False, "Correct the field and send the request again.")
 OUT_OF_RANGE: Final = Code("OUT_OF_RANGE", 400, False, "Choose a value inside the range.")
 JSON_INVALID: Final = Code("JSON_INVALID", 400, False, "Send one well-formed JSON object in UTF-8.")
-MODEL_NOT_FOUND: Final = Code("MODEL_NOT_FOUND", 404, False, "Ask for one of the models listed, or serve it with --model.")
+MODEL_NOT_FOUND: Final = Code(
+    "MODEL_NOT_FOUND", 404, False, "Ask for one of the models listed, or serve it with --model."
+)
 NOT_FOUND: Final = Code("NOT_FOUND", 404, False, "See /openapi.json for the paths there are.")
-METHOD_NOT_ALLOWED: Final = Code("METHOD_NOT_ALLOWED", 405, False, "See /openapi.json for the method of this path.")
-BODY_TOO_LARGE: Final = Code("BODY_TOO_LARGE", 413, False, "Send a shorter prompt, or raise http.max_body_bytes.")
+METHOD_NOT_ALLOWED: Final = Code(
+    "METHOD_NOT_ALLOWED", 405, False, "See /openapi.json for the method of this path."
+)
+BODY_TOO_LARGE: Final = Code(
+    "BODY_TOO_LARGE", 413, False, "Send a shorter prompt, or raise http.max_body_bytes."
+)
 CONTENT_TYPE: Final = Code("CONTENT_TYPE", 415, False, "Send the body with content-type: application/json.")
 CONTEXT_EXCEEDED: Final = Code("CONTEXT_EXCEEDED", 400, False, "Shorten the prompt or lower max_tokens.")
-HOST_FORBIDDEN: Final = Code("HOST_FORBIDDEN", 403, False, "Call the shim by its own address, or name the host in http.allowed_hosts.")
-ORIGIN_FORBIDDEN: Final = Code("ORIGIN_FORBIDDEN", 403, False, "Name the page's origin in http.allowed_origins.")
-RETRY_TOKEN_CONFLICT: Final = Code("RETRY_TOKEN_CONFLICT", 409, False, "Use a new Idempotency-Key for another request.")
+HOST_FORBIDDEN: Final = Code(
+    "HOST_FORBIDDEN", 403, False, "Call the shim by its own address, or name the host in http.allowed_hosts."
+)
+ORIGIN_FORBIDDEN: Final = Code(
+    "ORIGIN_FORBIDDEN", 403, False, "Name the page's origin in http.allowed_origins."
+)
+RETRY_TOKEN_CONFLICT: Final = Code(
+    "RETRY_TOKEN_CONFLICT", 409, False, "Use a new Idempotency-Key for another request."
+)
 IN_FLIGHT: Final = Code("IN_FLIGHT", 409, True, "The same Idempotency-Key is being answered: wait for it.")
-RESULT_GONE: Final = Code("RESULT_GONE", 409, False, "The answer was given before and is no longer kept here.")
+RESULT_GONE: Final = Code(
+    "RESULT_GONE", 409, False, "The answer was given before and is no longer kept here."
+)
 CANCELLED: Final = Code("CANCELLED", 499, False, "The caller went away.")
 REQUEST_TOO_SLOW: Final = Code("REQUEST_TOO_SLOW", 408, True, "Send the whole body without a pause.")
 
 # The swarm: who may, and who can.
-NO_ORCHESTRATOR: Final = Code("NO_ORCHESTRATOR", 503, True, "Start a node with the orchestrator role in this region.")
+NO_ORCHESTRATOR: Final = Code(
+    "NO_ORCHESTRATOR", 503, True, "Start a node with the orchestrator role in this region."
+)
 NO_WORKER: Final = Code("NO_WORKER", 503, True, "Start a worker that serves this model in this region.")
 CAPACITY: Final = Code("CAPACITY", 503, True, "Every worker is busy: wait, or add one.")
 DRAINING: Final = Code("DRAINING", 503, True, "This node is shutting down: ask another one.")
@@ -59,32 +75,56 @@ FORBIDDEN: Final = Code("FORBIDDEN", 403, False, "This node's certificate does n
 
 # The wire.
 FRAME_TOO_LARGE: Final = Code("FRAME_TOO_LARGE", 400, False, "The peer announced a frame over the limit.")
-FRAME_INVALID: Final = Code("FRAME_INVALID", 400, False, "The peer sent bytes that are no message of this protocol.")
-VERSION_UNSUPPORTED: Final = Code("VERSION_UNSUPPORTED", 400, False, "Bring both nodes to the same major version.")
+FRAME_INVALID: Final = Code(
+    "FRAME_INVALID", 400, False, "The peer sent bytes that are no message of this protocol."
+)
+VERSION_UNSUPPORTED: Final = Code(
+    "VERSION_UNSUPPORTED", 400, False, "Bring both nodes to the same major version."
+)
 UNKNOWN_METHOD: Final = Code("UNKNOWN_METHOD", 404, False, "The peer does not offer this call.")
-UNREACHABLE: Final = Code("UNREACHABLE", 503, True, "The peer cannot be reached: check the network between the nodes.")
+UNREACHABLE: Final = Code(
+    "UNREACHABLE", 503, True, "The peer cannot be reached: check the network between the nodes."
+)
 CALL_LOST: Final = Code("CALL_LOST", 502, True, "The connection broke and did not come back in time.")
 FLOW_VIOLATION: Final = Code("FLOW_VIOLATION", 400, False, "The peer sent more than its credit.")
-DECRYPT_FAILED: Final = Code("DECRYPT_FAILED", 400, False, "The sealed bytes were altered or meant for another node.")
+DECRYPT_FAILED: Final = Code(
+    "DECRYPT_FAILED", 400, False, "The sealed bytes were altered or meant for another node."
+)
 INTERNAL: Final = Code("INTERNAL", 500, True, "A defect of Tether: the log of that node says which.")
 
 # Membership.
-TICKET_INVALID: Final = Code("TICKET_INVALID", 400, False, "Copy the whole line that `tetherctl invite` printed.")
-TICKET_EXPIRED: Final = Code("TICKET_EXPIRED", 403, False, "Ask for a new ticket: `tetherctl invite` on a member.")
+TICKET_INVALID: Final = Code(
+    "TICKET_INVALID", 400, False, "Copy the whole line that `tetherctl invite` printed."
+)
+TICKET_EXPIRED: Final = Code(
+    "TICKET_EXPIRED", 403, False, "Ask for a new ticket: `tetherctl invite` on a member."
+)
 TICKET_USED: Final = Code("TICKET_USED", 403, False, "Ask for a new ticket, or one with more --uses.")
-WRONG_SWARM: Final = Code("WRONG_SWARM", 403, False, "Use a ticket of this swarm, or another --data-dir for another swarm.")
+WRONG_SWARM: Final = Code(
+    "WRONG_SWARM", 403, False, "Use a ticket of this swarm, or another --data-dir for another swarm."
+)
 CERTIFICATE_INVALID: Final = Code("CERTIFICATE_INVALID", 403, False, "Join again with a fresh ticket.")
 CERTIFICATE_EXPIRED: Final = Code("CERTIFICATE_EXPIRED", 403, False, "Join again with a fresh ticket.")
-ROLE_FORBIDDEN: Final = Code("ROLE_FORBIDDEN", 403, False, "Ask for a ticket that grants this role: `tetherctl invite --role`.")
-ANNOUNCE_INVALID: Final = Code("ANNOUNCE_INVALID", 400, False, "The announcement is forged, stale or out of bounds.")
-NOT_ISSUER: Final = Code("NOT_ISSUER", 403, False, "Ask a node that may issue: the founder or an orchestrator.")
+ROLE_FORBIDDEN: Final = Code(
+    "ROLE_FORBIDDEN", 403, False, "Ask for a ticket that grants this role: `tetherctl invite --role`."
+)
+ANNOUNCE_INVALID: Final = Code(
+    "ANNOUNCE_INVALID", 400, False, "The announcement is forged, stale or out of bounds."
+)
+NOT_ISSUER: Final = Code(
+    "NOT_ISSUER", 403, False, "Ask a node that may issue: the founder or an orchestrator."
+)
 
 # This machine.
 USAGE: Final = Code("USAGE", 400, False, "See --help.")
 CONFIG_INVALID: Final = Code("CONFIG_INVALID", 400, False, "Correct the setting.")
-ADDRESS_IN_USE: Final = Code("ADDRESS_IN_USE", 409, False, "Choose another port, or stop the program that holds it.")
+ADDRESS_IN_USE: Final = Code(
+    "ADDRESS_IN_USE", 409, False, "Choose another port, or stop the program that holds it."
+)
 DATA_DIR_BUSY: Final = Code("DATA_DIR_BUSY", 409, False, "Stop that daemon, or choose another --data-dir.")
-DATA_DIR_INVALID: Final = Code("DATA_DIR_INVALID", 400, False, "Choose another --data-dir, or mend its permissions.")
+DATA_DIR_INVALID: Final = Code(
+    "DATA_DIR_INVALID", 400, False, "Choose another --data-dir, or mend its permissions."
+)
 MODEL_INVALID: Final = Code("MODEL_INVALID", 400, False, "Name a GGUF file that llama.cpp can read.")
 NOT_RUNNING: Final = Code("NOT_RUNNING", 503, True, "Start it: tetherd join --region NAME.")
 

@@ -20,7 +20,7 @@ PeerId = NewType("PeerId", str)
 """A node's id: the libp2p peer id of its Ed25519 key (12D3KooW…), from which the key can be read back."""
 
 _PEER_ID_PREFIX: Final = bytes.fromhex("002408011220")
-"""Identity multihash of 36 bytes around the protobuf PublicKey{type: Ed25519, data: 32 bytes} (libp2p peer-ids spec)."""
+"""Identity multihash around the protobuf PublicKey{type: Ed25519, data: 32 bytes} (libp2p peer-ids spec)."""
 
 
 @dataclass(frozen=True, slots=True)

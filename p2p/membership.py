@@ -158,7 +158,14 @@ class Issuer:
         return encode(Signed(body, self.key.sign("certificate", body), self.certificate))
 
     def invite(
-        self, roles: tuple[Role, ...], regions: tuple[str, ...], *, secret: bytes, ttl_s: float, uses: int, now: float
+        self,
+        roles: tuple[Role, ...],
+        regions: tuple[str, ...],
+        *,
+        secret: bytes,
+        ttl_s: float,
+        uses: int,
+        now: float,
     ) -> bytes:
         """Sign an invite for the key of that secret (a 32-byte seed). Returns its encoded `Signed`."""
         body = encode(Invite(self.swarm_id, NodeKey(secret).public, roles, regions, now, now + ttl_s, uses))
@@ -181,7 +188,9 @@ def check_issuer(data: bytes, swarm_id: SwarmId, now: float) -> IssuerCertificat
     certificate = _read(signed.body, IssuerCertificate)
     _same_swarm(certificate.swarm_id, swarm_id)
     if not verify(bytes.fromhex(swarm_id), "issuer", signed.body, signed.signature):
-        raise TetherError(CERTIFICATE_INVALID, "The issuer's certificate is not signed by the swarm's authority.")
+        raise TetherError(
+            CERTIFICATE_INVALID, "The issuer's certificate is not signed by the swarm's authority."
+        )
     _in_time(certificate.not_before, certificate.not_after, now, "The issuer's certificate")
     return certificate
 
@@ -249,7 +258,9 @@ def read_ticket(text: str) -> Ticket:
     """Raises TetherError(TICKET_INVALID), never with the ticket's text in it: it is a secret."""
     line = text.strip()
     if not line.startswith(TICKET_PREFIX) or len(line) > MAX_TICKET_CHARS:
-        raise TetherError(TICKET_INVALID, f"A ticket is one line that starts with {TICKET_PREFIX}.", field="ticket")
+        raise TetherError(
+            TICKET_INVALID, f"A ticket is one line that starts with {TICKET_PREFIX}.", field="ticket"
+        )
     encoded = line[len(TICKET_PREFIX) :]
     try:
         data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)

@@ -83,7 +83,7 @@ class HealthReport(Message, frozen=True):
     queue: int = 0
     tokens_per_second: float = 0.0
     free_bytes: int = 0
-    build_tags: dict[str, str] = {}
+    build_tags: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Presence(Message, frozen=True):
@@ -98,7 +98,7 @@ class Presence(Message, frozen=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """A candidate's sign of life on its region's control topic. ranked: the candidates it believes alive, best first."""
+    """A candidate's sign of life on its region's control topic. ranked: candidates it believes alive, best first."""
 
     region: str
     ranked: tuple[PeerId, ...] = ()
@@ -274,7 +274,7 @@ class ChatMessage(Message, frozen=True):
 
 
 class Sampling(Message, frozen=True):
-    """How tokens are drawn. temperature 0 is greedy; seed: always set by the gateway, so that a resume can repeat it."""
+    """How tokens are drawn. temperature 0 is greedy; seed: set by the gateway, so that a resume can repeat it."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -313,7 +313,7 @@ class InferRequest(Message, frozen=True):
 
 
 class InferChunk(Message, frozen=True):
-    """Infer.Chunk. seq: from 0, gapless within an attempt; payload: a sealed `ChunkBody`; prev_hash: over ciphertext."""
+    """Infer.Chunk. seq: from 0, gapless in an attempt; payload: a sealed `ChunkBody`; prev_hash: over ciphertext."""
 
     correlation_id: str
     seq: int
@@ -356,4 +356,3 @@ RELEASE: Final = Method("release", ReleaseRequest, Ack)
 RENEW_LEASE: Final = Method("renew-lease", LeaseRenewal, Ack)
 SETTLE: Final = Method("settle", Settlement, Ack)
 INFER: Final = Method("infer", InferRequest, InferChunk, priority=1)
-

@@ -50,12 +50,14 @@ class Seal:
     def _parts(self, direction: Direction, seq: int) -> tuple[bytes, bytes, bytes]:
         key = self.to_worker if direction == "input" else self.to_client
         nonce = seq.to_bytes(NONCE_BYTES, "big")
-        bound = b"\x00".join((b"tether/seal/1", direction.encode(), self.job, b"%d" % self.attempt, b"%d" % seq))
+        bound = b"\x00".join(
+            (b"tether/seal/1", direction.encode(), self.job, b"%d" % self.attempt, b"%d" % seq)
+        )
         return key, nonce, bound
 
 
 def seal_to(worker_public: bytes, job: bytes, attempt: int, plain: bytes) -> tuple[Seal, bytes]:
-    """Seal an attempt's input to a worker. Returns the seal that opens its chunks, and ephemeral key plus ciphertext."""
+    """Seal an attempt's input to a worker. Returns the seal for its chunks, and ephemeral key plus ciphertext."""
     secret = random(KEY_BYTES)
     ephemeral = sodium.crypto_scalarmult_base(secret)
     seal = _derive(sodium.crypto_scalarmult(secret, worker_public), ephemeral, worker_public, job, attempt)

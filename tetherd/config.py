@@ -7,7 +7,6 @@ is TETHER_ and its path with double underscores (TETHER_HTTP__BIND); lists are s
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -109,7 +108,9 @@ def parse_bind(bind: str) -> tuple[str, int]:
     match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]:(\d{1,5})|([^:\[\]]+):(\d{1,5})", bind)
     port = int(match[2] or match[4]) if match else 65_536
     if match is None or port > 65_535:
-        raise TetherError(CONFIG_INVALID, f"http.bind is {bind!r}; it has to be host:port.", field="http.bind")
+        raise TetherError(
+            CONFIG_INVALID, f"http.bind is {bind!r}; it has to be host:port.", field="http.bind"
+        )
     return match[1] or match[3], port
 
 
@@ -120,11 +121,18 @@ def is_loopback(host: str) -> bool:
 def _checked(config: Config) -> Config:
     host, _ = parse_bind(config.http.bind)
     if not is_loopback(host):
-        raise _wrong("http.bind", f"{host} is not loopback, and without tenants the shim asks nobody for a key; bind 127.0.0.1")
+        raise _wrong(
+            "http.bind",
+            f"{host} is not loopback, and without tenants the shim asks nobody for a key; bind 127.0.0.1",
+        )
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", config.region):
-        raise _wrong("region", f"{config.region!r} has to be lower-case letters, digits and dashes, at most 32")
+        raise _wrong(
+            "region", f"{config.region!r} has to be lower-case letters, digits and dashes, at most 32"
+        )
     if config.store not in ("sqlite", "memory"):
-        raise _wrong("store", f"{config.store.split(':')[0]!r} is not built in; it has to be sqlite or memory")
+        raise _wrong(
+            "store", f"{config.store.split(':')[0]!r} is not built in; it has to be sqlite or memory"
+        )
     rate = config.worker.max_tokens_per_second
     if rate is not None and not 0 < rate < 1e9:
         raise _wrong("worker.max_tokens_per_second", "it has to be greater than 0")
@@ -191,7 +199,7 @@ def _check_keys(settings: Settings, kind: type[Section], prefix: str) -> None:
 
 def _decode_path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
-        return Path(os.path.expanduser(value))
+        return Path(value).expanduser()
     raise TypeError(f"expected {kind.__name__}")
 
 

@@ -39,7 +39,7 @@ class KnownPeers(Message, frozen=True):
 class SpentInvites(Message, frozen=True):
     """Invite key (hex) to the nodes that it let in, so that `uses` holds across restarts."""
 
-    nodes: dict[str, tuple[str, ...]] = {}
+    nodes: dict[str, tuple[PeerId, ...]] = msgspec.field(default_factory=dict)
 
 
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
@@ -70,7 +70,9 @@ class DataDir:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self.root / "tetherd.pid", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise TetherError(DATA_DIR_INVALID, f"Cannot use {self.root}: {error.strerror}.", field="data_dir") from error
+            raise TetherError(
+                DATA_DIR_INVALID, f"Cannot use {self.root}: {error.strerror}.", field="data_dir"
+            ) from error
         with os.fdopen(descriptor, "r+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +153,7 @@ class DataDir:
         path = self.root / name
         draft = path.with_name(f"{name}.new")
         try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -40,13 +40,17 @@ class NewTicket:
 
 
 def granted_roles(wanted: Iterable[Role], invite: Invite, orchestrators: int) -> tuple[Role, ...]:
-    """What a guest gets. orchestrators: how many the region has. Raises TetherError(ROLE_FORBIDDEN) if nothing is left."""
+    """What a guest gets. orchestrators: how many the region has. Raises TetherError(ROLE_FORBIDDEN) for nothing."""
     allowed = set(invite.roles)
     if allowed == set(PLAIN_ROLES) and orchestrators < ORCHESTRATORS_WANTED:
         allowed.add("orchestrator")
-    granted = tuple(role for role in ("gateway", "orchestrator", "worker") if role in allowed and role in set(wanted))
+    granted = tuple(
+        role for role in ("gateway", "orchestrator", "worker") if role in allowed and role in set(wanted)
+    )
     if not granted:
-        raise TetherError(ROLE_FORBIDDEN, f"The ticket grants only: {', '.join(sorted(allowed))}.", field="roles")
+        raise TetherError(
+            ROLE_FORBIDDEN, f"The ticket grants only: {', '.join(sorted(allowed))}.", field="roles"
+        )
     return granted
 
 
@@ -57,7 +61,9 @@ def spend(spent: SpentInvites, invite: Invite, node: PeerId) -> SpentInvites:
         return spent
     if len(nodes) >= invite.uses:
         times = "once" if invite.uses == 1 else f"{invite.uses} times"
-        raise TetherError(TICKET_USED, f"The ticket was good for use {times}, and that is over.", field="ticket")
+        raise TetherError(
+            TICKET_USED, f"The ticket was good for use {times}, and that is over.", field="ticket"
+        )
     return SpentInvites({**spent.nodes, invite.key.hex(): (*nodes, node)})
 
 
@@ -90,7 +96,9 @@ class IssuerDesk:
             check_issuer(standing.issuer, standing.swarm_id, self._now())
             self._issuer = Issuer(self._key, standing.swarm_id, standing.issuer)
 
-    def invite(self, roles: tuple[Role, ...], regions: tuple[str, ...], *, ttl_s: float, uses: int) -> NewTicket:
+    def invite(
+        self, roles: tuple[Role, ...], regions: tuple[str, ...], *, ttl_s: float, uses: int
+    ) -> NewTicket:
         """Make a ticket with this node's addresses and those of a few others that can let its holder in.
 
         Raises TetherError(NOT_ISSUER | OUT_OF_RANGE).
@@ -101,7 +109,9 @@ class IssuerDesk:
         if not 1 <= uses <= MAX_INVITE_USES:
             raise TetherError(OUT_OF_RANGE, f"uses has to be between 1 and {MAX_INVITE_USES}.", field="uses")
         secret = os.urandom(32)
-        invite = issuer.invite(roles or PLAIN_ROLES, regions, secret=secret, ttl_s=ttl_s, uses=uses, now=self._now())
+        invite = issuer.invite(
+            roles or PLAIN_ROLES, regions, secret=secret, ttl_s=ttl_s, uses=uses, now=self._now()
+        )
         ticket = Ticket(issuer.swarm_id, self._addresses(), invite, secret)
         return NewTicket(write_ticket(ticket), self._now() + ttl_s)
 
@@ -119,7 +129,13 @@ class IssuerDesk:
         self._data.save_spent_invites(spend(self._data.spent_invites(), guest.invite, peer))
         regions = (request.region,)
         credential = issuer.certify(
-            peer, request.enc_key, roles, regions, serial=os.urandom(16), now=self._now(), invite=guest.invite.key
+            peer,
+            request.enc_key,
+            roles,
+            regions,
+            serial=os.urandom(16),
+            now=self._now(),
+            invite=guest.invite.key,
         )
         _log.info("member.enrolled", peer=peer, region=request.region, roles=roles)
         return EnrolAnswer(credential, self._appoint(peer) if "orchestrator" in roles else b"")
@@ -135,5 +151,7 @@ class IssuerDesk:
 
     def _addresses(self) -> tuple[str, ...]:
         here = PeerAddress(self._transport.peer_id, self._transport.addresses())
-        everywhere = [f"{address}/p2p/{peer.peer}" for peer in (here, *self._others()) for address in peer.addresses[:2]]
+        everywhere = [
+            f"{address}/p2p/{peer.peer}" for peer in (here, *self._others()) for address in peer.addresses[:2]
+        ]
         return tuple(dict.fromkeys(everywhere))[:MAX_TICKET_ADDRESSES]

@@ -40,11 +40,13 @@ def plan(standing: Standing | None, ticket: Ticket | None, roles: Sequence[Role]
     """Decide. Raises TetherError(WRONG_SWARM) for a ticket of another swarm, USAGE when it cannot found one."""
     if standing is not None:
         if ticket is not None and ticket.swarm_id != standing.swarm_id:
-            detail = f"The ticket is for swarm {ticket.swarm_id[:8]}, this data directory belongs to {standing.swarm_id[:8]}."
+            detail = f"The ticket is for swarm {ticket.swarm_id[:8]}, this directory is of {standing.swarm_id[:8]}."
             raise TetherError(WRONG_SWARM, detail, field="ticket")
         return Plan(standing, None)
     if ticket is None and roles and "orchestrator" not in roles:
-        detail = "A new swarm needs an orchestrator: add the role, or bring a ticket made by `tetherctl invite` on a member."
+        detail = (
+            "A new swarm needs an orchestrator: add the role, or bring a ticket that `tetherctl invite` made."
+        )
         raise TetherError(USAGE, detail, field="roles")
     return Plan(None, ticket)
 
@@ -55,7 +57,9 @@ def found(data: DataDir, key: NodeKey, region: str, *, now: float) -> Standing:
     swarm_id = swarm_id_of(authority)
     certificate = appoint(authority, key.node_id, serial=os.urandom(16), now=now)
     issuer = Issuer(key, swarm_id, certificate)
-    credential = issuer.certify(key.node_id, key.sealing_public, ROLES, (region,), serial=os.urandom(16), now=now)
+    credential = issuer.certify(
+        key.node_id, key.sealing_public, ROLES, (region,), serial=os.urandom(16), now=now
+    )
     standing = Standing(swarm_id, credential, certificate)
     data.save_standing(standing)
     return standing
@@ -122,7 +126,9 @@ async def enrol(
         adopt(answer.credential)
         await transport.disconnect(address.peer)
         return Standing(ticket.swarm_id, answer.credential, answer.issuer)
-    raise TetherError(UNREACHABLE, f"No issuer in the ticket answers ({'; '.join(failures)}).", field="ticket")
+    raise TetherError(
+        UNREACHABLE, f"No issuer in the ticket answers ({'; '.join(failures)}).", field="ticket"
+    )
 
 
 def _is_mine(member: Member, key: NodeKey, region: str, roles: Sequence[Role]) -> None:
@@ -140,7 +146,9 @@ def check_roles(member: Member, region: str, roles: Sequence[Role]) -> None:
         raise TetherError(ROLE_FORBIDDEN, detail, field="region")
     lacking = [role for role in roles if role not in certificate.roles]
     if lacking:
-        raise TetherError(ROLE_FORBIDDEN, f"The certificate does not grant: {', '.join(lacking)}.", field="roles")
+        raise TetherError(
+            ROLE_FORBIDDEN, f"The certificate does not grant: {', '.join(lacking)}.", field="roles"
+        )
 
 
 async def reach_swarm(

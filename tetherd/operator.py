@@ -83,7 +83,9 @@ class DaemonOperator:
 
     def _ledger(self) -> Orchestrator:
         if self.orchestrator is None:
-            raise TetherError(NO_ORCHESTRATOR, "This node keeps no ledger: ask one with the orchestrator role.")
+            raise TetherError(
+                NO_ORCHESTRATOR, "This node keeps no ledger: ask one with the orchestrator role."
+            )
         return self.orchestrator
 
 

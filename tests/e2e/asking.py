@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from openai import OpenAI
 
-from cli.local_swarm import LocalNode, until
+from cli.local_swarm import LocalNode, LocalSwarm, until
 
 MODEL: Final = "tether-demo"
 LONG: Final = "Count from 1 to 40."
@@ -22,6 +22,20 @@ class Streamed:
     pieces: int = 0
     finish: str = ""
     tether: dict[str, Any] = field(default_factory=dict)
+
+
+def a_swarm(
+    swarm: LocalSwarm, *, workers: int = 1, rate: float | None = None
+) -> tuple[LocalNode, list[LocalNode]]:
+    """A founder that serves clients but no model, and workers that know only its ticket."""
+    founder = swarm.start("founder", roles="gateway,orchestrator").wait_ready()
+    ticket = swarm.invite(founder)
+    names = [f"worker{number}" for number in range(workers)]
+    started = [swarm.start(name, ticket=ticket, roles="worker", rate=rate) for name in names]
+    for worker in started:
+        worker.wait_ready()
+    wait_served(founder, workers)
+    return founder, started
 
 
 def client_of(node: LocalNode) -> OpenAI:

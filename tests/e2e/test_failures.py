@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from asking import LONG, ask, stream, wait_served
-from test_main_job import a_swarm
-
 from cli.local_swarm import LocalNode, LocalSwarm, until
+from tests.e2e.asking import LONG, a_swarm, ask, stream, wait_served
 
 RATE = 40.0
 """Tokens a second: slow enough that a kill falls inside the stream."""
@@ -54,7 +52,10 @@ def test_an_orchestrator_killed_is_replaced_without_a_restart(swarm: LocalSwarm)
         answer = stream(node)
         assert answer.finish == "stop"
         assert leader_id not in answer.tether["workers"]
-    until(lambda: all(node.control.get("/status")["orchestrator"] not in (None, leader_id) for node in rest), "a new leader")
+    until(
+        lambda: all(node.control.get("/status")["orchestrator"] not in (None, leader_id) for node in rest),
+        "a new leader",
+    )
 
 
 def test_sigterm_lets_running_answers_finish_and_takes_no_new_ones(swarm: LocalSwarm) -> None:

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from asking import LONG, MODEL, ask, client_of, load_of, stream, wait_served
 from openai import APIStatusError
 
 from cli.local_swarm import LocalNode, LocalSwarm, until
-
-
-def a_swarm(swarm: LocalSwarm, *, workers: int = 1, rate: float | None = None) -> tuple[LocalNode, list[LocalNode]]:
-    """A founder that serves clients but no model, and workers that know only its ticket."""
-    founder = swarm.start("founder", roles="gateway,orchestrator").wait_ready()
-    ticket = swarm.invite(founder)
-    names = [f"worker{number}" for number in range(workers)]
-    started = [swarm.start(name, ticket=ticket, roles="worker", rate=rate) for name in names]
-    for worker in started:
-        worker.wait_ready()
-    wait_served(founder, workers)
-    return founder, started
+from tests.e2e.asking import LONG, MODEL, a_swarm, ask, client_of, load_of, stream, wait_served
 
 
 def test_one_machine_alone_founds_a_swarm_and_answers(swarm: LocalSwarm) -> None:
     node = wait_served(swarm.start("alone").wait_ready())
     assert ask(node) == stream(node).text != ""
     assert [model.id for model in client_of(node).models.list()] == [MODEL]
-    completion = client_of(node).completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0)
+    completion = client_of(node).completions.create(
+        model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0
+    )
     assert completion.usage is not None
     assert completion.usage.completion_tokens == 8
     assert completion.choices[0].finish_reason == "length"
@@ -59,7 +49,10 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(swarm: Local
 
     def story(seed: int) -> str:
         answer = client_of(founder).chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "Tell me a story."}], temperature=1.0, seed=seed
+            model=MODEL,
+            messages=[{"role": "user", "content": "Tell me a story."}],
+            temperature=1.0,
+            seed=seed,
         )
         return answer.choices[0].message.content or ""
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from asking import client_of, wait_served
 
 from cli.local_swarm import LocalSwarm
+from tests.e2e.asking import client_of, wait_served
 
 CANARY = "zanzibar-quokka-7341"
 
@@ -23,7 +23,20 @@ def capture(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0 or shutil.which("tcpdump") is None:
         pytest.skip("capturing loopback needs root and tcpdump")
     file = tmp_path / "loopback.pcap"
-    command = ["tcpdump", "-i", "lo", "-U", "-w", str(file), "-Z", "root", "-s", "0", "--immediate-mode", "tcp"]
+    command = [
+        "tcpdump",
+        "-i",
+        "lo",
+        "-U",
+        "-w",
+        str(file),
+        "-Z",
+        "root",
+        "-s",
+        "0",
+        "--immediate-mode",
+        "tcp",
+    ]
     dump = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert dump.stderr is not None
     assert any("listening" in line for line in iter(dump.stderr.readline, ""))
@@ -49,7 +62,9 @@ def test_a_canary_in_a_prompt_is_in_no_log_no_file_and_no_packet_between_nodes(
     swarm.stop()
 
     traffic = capture.read_bytes()
-    assert traffic.count(CANARY.encode()) >= 1, "the capture has to contain the client's own request to its shim"
+    assert traffic.count(CANARY.encode()) >= 1, (
+        "the capture has to contain the client's own request to its shim"
+    )
     between_nodes = list(_payloads(traffic, other_than=shim))
     assert sum(map(len, between_nodes)) > 10_000, "the capture has to contain the traffic between the nodes"
     assert not any(CANARY.encode() in payload for payload in between_nodes)

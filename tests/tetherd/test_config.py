@@ -13,7 +13,9 @@ from tetherd.config import load, parse_bind
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "tether.toml"
-    file.write_text('region = "file"\nstore = "memory"\n[http]\nbind = "127.0.0.1:1"\nmax_body_bytes = 2048\n')
+    file.write_text(
+        'region = "file"\nstore = "memory"\n[http]\nbind = "127.0.0.1:1"\nmax_body_bytes = 2048\n'
+    )
     environ = {"TETHER_REGION": "env", "TETHER_HTTP__BIND": "127.0.0.1:2", "HOME": "/nowhere"}
     config = load({"region": None, "http.bind": "127.0.0.1:3"}, environ, file)
     assert (config.region, config.http.bind, config.http.max_body_bytes, config.store) == (
@@ -25,7 +27,9 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
 
 
 def test_lists_in_the_environment_are_separated_by_commas() -> None:
-    config = load({"region": "eu"}, {"TETHER_ROLES": "gateway,worker", "TETHER_WORKER__MODELS": "a.gguf,b.gguf"}, None)
+    config = load(
+        {"region": "eu"}, {"TETHER_ROLES": "gateway,worker", "TETHER_WORKER__MODELS": "a.gguf,b.gguf"}, None
+    )
     assert config.roles == ("gateway", "worker")
     assert config.worker.models == ("a.gguf", "b.gguf")
 
@@ -40,7 +44,12 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ({"region": "eu", "http.bind": "127.0.0.1:99999"}, {}, "http.bind", "host:port"),
         ({"region": "eu", "http.bind": "0.0.0.0:7575"}, {}, "http.bind", "loopback"),
         ({"region": "eu", "store": "postgresql://user:secret@host/db"}, {}, "store", "sqlite or memory"),
-        ({"region": "eu", "worker.max_tokens_per_second": 0.0}, {}, "worker.max_tokens_per_second", "greater than 0"),
+        (
+            {"region": "eu", "worker.max_tokens_per_second": 0.0},
+            {},
+            "worker.max_tokens_per_second",
+            "greater than 0",
+        ),
         ({"region": "eu"}, {"TETHER_WORKER__SLOTS": "0"}, "worker.slots", "between 1 and 1024"),
         ({"region": "eu"}, {"TETHER_HTTP__BIMD": "x"}, "http.bimd", "did you mean http.bind?"),
         ({"region": "eu"}, {"TETHER_REGIO": "x"}, "regio", "did you mean region?"),

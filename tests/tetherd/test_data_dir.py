@@ -16,7 +16,11 @@ from tetherd.data_dir import DataDir, SpentInvites, Standing
 
 def test_a_second_daemon_on_the_same_directory_is_refused_and_names_the_first(tmp_path: Path) -> None:
     data = DataDir(tmp_path / "node")
-    with data.lock(), pytest.raises(TetherError, match=r"process \d+") as caught, DataDir(tmp_path / "node").lock():
+    with (
+        data.lock(),
+        pytest.raises(TetherError, match=r"process \d+") as caught,
+        DataDir(tmp_path / "node").lock(),
+    ):
         pass
     assert caught.value.code is DATA_DIR_BUSY
 

@@ -18,7 +18,9 @@ from tetherd.joining import Plan, addresses_in, check_roles, found, plan
 OURS, THEIRS = SwarmId("aa" * 32), SwarmId("bb" * 32)
 
 
-def ticket(swarm_id: SwarmId = OURS, addresses: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/1/p2p/12D3a",)) -> Ticket:
+def ticket(
+    swarm_id: SwarmId = OURS, addresses: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/1/p2p/12D3a",)
+) -> Ticket:
     return Ticket(swarm_id, addresses, b"", b"s" * 32)
 
 
@@ -73,7 +75,12 @@ def test_a_tickets_addresses_are_grouped_by_peer_in_order() -> None:
 @pytest.mark.parametrize(
     ("wanted", "roles", "orchestrators", "granted"),
     [
-        (("gateway", "orchestrator", "worker"), ("gateway", "worker"), 1, ("gateway", "orchestrator", "worker")),
+        (
+            ("gateway", "orchestrator", "worker"),
+            ("gateway", "worker"),
+            1,
+            ("gateway", "orchestrator", "worker"),
+        ),
         (("gateway", "orchestrator", "worker"), ("gateway", "worker"), 7, ("gateway", "worker")),
         (("worker",), ("gateway", "worker"), 1, ("worker",)),
         (("gateway", "orchestrator", "worker"), ("worker",), 1, ("worker",)),
