@@ -1,0 +1,6 @@
+"""Settings for every test; fixtures live beside the tests that use them."""
+
+from hypothesis import settings
+
+settings.register_profile("tether", deadline=None, print_blob=True)
+settings.load_profile("tether")
