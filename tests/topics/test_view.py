@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from p2p.identity import PeerId
+from p2p.messages import Presence
+from tests.topics import transcript
+from tests.topics.world import Person, health, here, person
+from topics.announce import Author, Checked
+from topics.names import presence
+from topics.view import MAX_ROSTER, Change, View
+
+
+def said(who: Person, message: Presence, *, ttl_s: float = 30.0) -> Checked:
+    announcement = who.says(message, ttl_s=ttl_s)
+    return Checked(who.member, presence(message.region), message, announcement)
+
+
+class ViewPlayer:
+    """Plays `announce NAME [inc=] [state=] [region=] [ttl=] [copy]`, `heard`, `closed`, `doubt`, `roster`."""
+
+    def __init__(self) -> None:
+        self._view = View(PeerId("me"))
+        self._people: dict[str, Person] = {}
+        self._names: dict[PeerId, str] = {}
+
+    def tick(self, now: float) -> list[str]:
+        return self._shown(self._view.tick(now))
+
+    def play(self, words: list[str], now: float) -> list[str]:
+        match words:
+            case ["announce", name, *options]:
+                return self._shown(self._announce(name, options, now))
+            case ["heard", name]:
+                return self._shown(self._view.heard(self._people[name].peer, now))
+            case ["doubt", name]:
+                return self._shown(self._view.doubt(self._people[name].peer, now))
+            case ["closed", name]:
+                self._view.closed(self._people[name].peer, now)
+                return []
+            case ["roster", region, since]:
+                page, revision = self._view.roster(region, int(since))
+                names = " ".join(self._names[told.envelope.node_id] for told in page)
+                return [f"tells: {names or '-'}, up to {revision}"]
+            case _:
+                raise ValueError(f"no such event: {words}")
+
+    def _announce(self, name: str, options: list[str], now: float) -> list[Change]:
+        given: dict[str, str] = dict(option.split("=") for option in options if "=" in option)
+        known = self._people.get(name) or person(name, regions=("eu", "us"), incarnation=1)
+        if "inc" in given:
+            author = Author(known.key, known.member.credential, int(given["inc"]))
+            known = Person(known.key, known.member, author)
+        self._people[name] = known
+        self._names[known.peer] = name
+        message = here(given.get("region", "eu"), state=given.get("state", "ready"))
+        checked = said(known, message, ttl_s=float(given.get("ttl", "30")))
+        return self._view.observe(checked, now, copy="copy" in options)
+
+    def _shown(self, changes: list[Change]) -> list[str]:
+        return [
+            f"{self._names[change.peer]}: {change.before or 'unknown'} -> {change.after or 'forgotten'}"
+            for change in changes
+        ]
+
+
+@pytest.mark.parametrize("name", transcript.named("view"))
+def test_the_view_plays_as_written(name: str) -> None:
+    transcript.check(name, ViewPlayer())
+
+
+def test_there_are_transcripts() -> None:
+    assert transcript.named("view")
+    assert transcript.named("election")
+
+
+def test_an_announcement_that_is_not_newer_changes_nothing() -> None:
+    ann, view = person("ann"), View(PeerId("me"))
+    old, new = said(ann, here(version="old")), said(ann, here(version="new"))
+    view.observe(new, 0.0)
+    assert view.observe(old, 1.0) == []
+    assert view.observe(new, 1.0) == []
+    known = view.get(ann.peer)
+    assert known is not None
+    assert (known.presence.version, known.last_seen, known.number) == ("new", 0.0, (1, 2))
+
+
+def test_a_new_incarnation_overrules_every_number_of_the_last() -> None:
+    ann, view = person("ann", incarnation=1), View(PeerId("me"))
+    for _ in range(5):
+        view.observe(said(ann, here()), 0.0)
+    view.observe(said(person("ann", incarnation=2), here()), 1.0)
+    known = view.get(ann.peer)
+    assert known is not None
+    assert known.number == (2, 1)
+
+
+def test_workers_are_those_that_serve_now() -> None:
+    view = View(PeerId("me"))
+    for name, changes in {"a": {}, "b": {"state": "draining"}, "c": {}, "d": {}}.items():
+        who = person(name)
+        view.observe(said(who, here(roles=("worker",), health=health(who.peer), **changes)), 0.0)
+    view.observe(said(person("e"), here()), 0.0)
+    view.doubt(person("c").peer, 1.0)
+    assert {known.peer for known in view.workers("eu")} == {person("a").peer, person("d").peer}
+    assert view.workers("us") == []
+
+
+def test_candidates_run_the_role() -> None:
+    view = View(PeerId("me"))
+    view.observe(said(person("a"), here()), 0.0)
+    view.observe(said(person("b"), here(roles=("gateway",))), 0.0)
+    assert [known.peer for known in view.candidates("eu")] == [person("a").peer]
+
+
+def test_this_node_never_suspects_itself_by_silence() -> None:
+    ann = person("ann")
+    view = View(ann.peer)
+    view.observe(said(ann, here()), 0.0)
+    for half_seconds in range(200):
+        assert view.tick(half_seconds / 2) == []
+
+
+def test_a_full_view_lets_the_longest_dead_go_and_nobody_else() -> None:
+    view: Any = View(PeerId("me"), limit=3)
+    for name in "abc":
+        view.observe(said(person(name), here()), 0.0)
+    assert view.observe(said(person("d"), here()), 1.0) == []
+    for at, name in enumerate("ba"):
+        view.observe(said(person(name, incarnation=2), here(state="leaving")), float(at))
+    view.observe(said(person("d"), here()), 3.0)
+    assert {known.peer for known in view.members()} == {person(name).peer for name in "acd"}
+
+
+def test_a_roster_comes_in_pages_that_miss_nothing() -> None:
+    view = View(PeerId("me"))
+    people = [person(f"n{index}") for index in range(MAX_ROSTER + 50)]
+    for who in people:
+        view.observe(said(who, here()), 0.0)
+    first, reached = view.roster("eu", 0)
+    second, end = view.roster("eu", reached)
+    assert (len(first), len(second)) == (MAX_ROSTER, 50)
+    assert {told.envelope.node_id for told in first + second} == {who.peer for who in people}
+    assert view.roster("eu", end) == ([], end)
+    assert view.roster("eu", end + 1)[0] == first
