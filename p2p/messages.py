@@ -105,14 +105,22 @@ class Heartbeat(Message, frozen=True):
 
 
 class RosterRequest(Message, frozen=True):
+    """region empty: a few candidates of every region; since: the revision of the last answer of the same node."""
+
     region: str
     since: int = 0
 
 
 class Roster(Message, frozen=True):
-    """The announcements a candidate holds for a region; the asker checks every one itself."""
+    """The announcements a candidate holds for a region; the asker checks every one itself.
+
+    Besides presences, the last heartbeat of a candidate: whom it believes to lead. revision: for the next since;
+    more: whether to ask again at once.
+    """
 
     members: tuple[Announcement, ...]
+    revision: int = 0
+    more: bool = False
 
 
 class Ack(Message, frozen=True):

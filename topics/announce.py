@@ -123,25 +123,35 @@ class Checker:
         self._replays = ReplayGuard(2 * MAX_NODES)
 
     def check(self, announcement: Announcement, topic: Topic | None, now: float) -> Checked:
-        """Check news. topic: the one it came on, None if it came straight from its author. Raises Refused."""
-        checked = self.check_copy(announcement, topic, now)
-        if not self._replays.admit(checked.peer, checked.topic, checked.number):
-            self.drops["replayed"] += 1
-            raise Refused("replayed", "The announcement was here before.")
+        """Check news and note that it came. topic: as for verify. Raises Refused."""
+        checked = self.verify(announcement, topic, now)
+        self.admit(checked)
         return checked
 
-    def check_copy(self, announcement: Announcement, topic: Topic | None, now: float) -> Checked:
-        """Check all but the novelty: for a roster's copies, which the view compares itself. Raises Refused."""
+    def verify(self, announcement: Announcement, topic: Topic | None, now: float) -> Checked:
+        """Check all but the novelty. topic: the one it came on, None if any is right. Raises Refused."""
         try:
-            return self._check(announcement, topic, now)
+            return self._verify(announcement, topic, now)
         except Refused as refusal:
             self.drops[refusal.reason] += 1
             raise
 
-    def is_replay(self, checked: Checked) -> bool:
-        return self._replays.knows(checked.peer, checked.topic, checked.number)
+    def admit(self, checked: Checked) -> None:
+        """Note a verified announcement. Raises Refused if it was here before."""
+        self.refuse_replay(checked)
+        self._replays.admit(checked.peer, checked.topic, checked.number)
 
-    def _check(self, announcement: Announcement, topic: Topic | None, now: float) -> Checked:
+    def refuse_replay(self, checked: Checked) -> None:
+        """Raises Refused if a verified announcement was here before; notes nothing."""
+        if self._replays.knows(checked.peer, checked.topic, checked.number):
+            raise self.refusal("replayed", "The announcement was here before.")
+
+    def refusal(self, reason: Reason, detail: str) -> Refused:
+        """Count a drop, and return the error to raise for it."""
+        self.drops[reason] += 1
+        return Refused(reason, detail)
+
+    def _verify(self, announcement: Announcement, topic: Topic | None, now: float) -> Checked:
         envelope = announcement.envelope
         if len(envelope.payload) > MAX_PAYLOAD_BYTES or len(announcement.credential) > MAX_CREDENTIAL_BYTES:
             raise Refused("oversized", f"The announcement is over {MAX_PAYLOAD_BYTES} bytes.")

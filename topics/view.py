@@ -34,7 +34,8 @@ from topics.announce import MAX_NODES, Checked
 State = Literal["alive", "suspect", "dead"]
 
 MAX_ROSTER: Final = 200
-"""Announcements in one roster: about 300 KiB, well inside a frame."""
+MAX_ROSTER_BYTES: Final = 512 * 1024
+"""One roster stays well inside a frame (1 MiB), whatever its members put in their announcements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,15 @@ class Change:
     peer: PeerId
     before: State | None
     after: State | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a roster. revision: what the next question's since is; more: whether to ask it at once."""
+
+    members: tuple[Announcement, ...]
+    revision: int
+    more: bool
 
 
 class View:
@@ -181,20 +191,23 @@ class View:
         self._forgive_stall(now)
         return [change for known in list(self._members.values()) for change in self._age(known, now)]
 
-    def roster(self, region: str, since: int) -> tuple[list[Announcement], int]:
-        """The announcements of a region after revision since, at most MAX_ROSTER, and the revision reached.
+    def roster(self, region: str, since: int) -> Page:
+        """The announcements of a region after revision since, oldest first.
 
         Suspects are left out: this node would not vouch for them. A since beyond our own count is of an earlier
         life of this node: the answer starts from the beginning.
         """
         start = since if since <= self._revision else 0
-        news = sorted(
-            (known for known in self.members(region) if known.revision > start and _worth_telling(known)),
-            key=lambda known: known.revision,
-        )
-        page = news[:MAX_ROSTER]
-        reached = page[-1].revision if len(page) < len(news) else self._revision
-        return [known.announcement for known in page], reached
+        news = [known for known in self.members(region) if known.revision > start and _worth_telling(known)]
+        page: list[Announcement] = []
+        room = MAX_ROSTER_BYTES
+        for known in sorted(news, key=lambda known: known.revision):
+            room -= len(known.announcement.envelope.payload) + len(known.announcement.credential)
+            if page and (room < 0 or len(page) == MAX_ROSTER):
+                return Page(tuple(page), start, more=True)
+            page.append(known.announcement)
+            start = known.revision
+        return Page(tuple(page), self._revision, more=False)
 
     def _age(self, known: MemberState, now: float) -> list[Change]:
         patience = self._patience

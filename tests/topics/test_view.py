@@ -10,7 +10,7 @@ from tests.topics import transcript
 from tests.topics.world import Person, health, here, person
 from topics.announce import Author, Checked
 from topics.names import presence
-from topics.view import MAX_ROSTER, Change, View
+from topics.view import MAX_ROSTER, MAX_ROSTER_BYTES, Change, Page, View
 
 
 def said(who: Person, message: Presence, *, ttl_s: float = 30.0) -> Checked:
@@ -41,9 +41,9 @@ class ViewPlayer:
                 self._view.closed(self._people[name].peer, now)
                 return []
             case ["roster", region, since]:
-                page, revision = self._view.roster(region, int(since))
-                names = " ".join(self._names[told.envelope.node_id] for told in page)
-                return [f"tells: {names or '-'}, up to {revision}"]
+                page = self._view.roster(region, int(since))
+                names = " ".join(self._names[told.envelope.node_id] for told in page.members)
+                return [f"tells: {names or '-'}, up to {page.revision}"]
             case _:
                 raise ValueError(f"no such event: {words}")
 
@@ -139,9 +139,24 @@ def test_a_roster_comes_in_pages_that_miss_nothing() -> None:
     people = [person(f"n{index}") for index in range(MAX_ROSTER + 50)]
     for who in people:
         view.observe(said(who, here()), 0.0)
-    first, reached = view.roster("eu", 0)
-    second, end = view.roster("eu", reached)
-    assert (len(first), len(second)) == (MAX_ROSTER, 50)
-    assert {told.envelope.node_id for told in first + second} == {who.peer for who in people}
-    assert view.roster("eu", end) == ([], end)
-    assert view.roster("eu", end + 1)[0] == first
+    first = view.roster("eu", 0)
+    second = view.roster("eu", first.revision)
+    assert (len(first.members), first.more) == (MAX_ROSTER, True)
+    assert (len(second.members), second.more) == (50, False)
+    told = {announcement.envelope.node_id for announcement in first.members + second.members}
+    assert told == {who.peer for who in people}
+    assert view.roster("eu", second.revision) == Page((), second.revision, more=False)
+    assert view.roster("eu", second.revision + 1) == first
+
+
+def test_a_roster_stays_inside_a_frame_whatever_its_members_announce() -> None:
+    view = View(PeerId("me"))
+    for index in range(100):
+        view.observe(said(person(f"n{index}"), here(version="v" * 15_000)), 0.0)
+    since = 0
+    pages: list[Page] = []
+    while not pages or pages[-1].more:
+        pages.append(view.roster("eu", since))
+        since = pages[-1].revision
+    assert sum(len(page.members) for page in pages) == 100
+    assert all(sum(len(told.envelope.payload) for told in page.members) <= MAX_ROSTER_BYTES for page in pages)
