@@ -41,7 +41,7 @@ def row(
     at_least_ratio: float | None = None,
     at_most_more: float | None = None,
 ) -> Row:
-    """Medians. at_most bounds ours, at_least_ratio the ratio, at_most_more the median of ours minus peer's."""
+    """Medians. at_most bounds ours, at_least_ratio the ratio, at_most_more the median of the differences."""
     ratio = statistics.median(a / b for a, b in zip(ours, peer, strict=True)) if peer else None
     mine, theirs = statistics.median(ours), statistics.median(peer) if peer else None
     reach, holds = "", None
@@ -59,7 +59,8 @@ def publish(name: str, rows: Sequence[Row]) -> None:
     """Print the table and write benchmarks/out/NAME.json with the machine's cores and load."""
     machine = _machine()
     print(
-        f"\n{name}: {machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, Python {machine['python']}\n"
+        f"\n{name}: {machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine['load']:.1f}, Python {machine['python']}\n"
     )
     headings = ("measure", "ours", "peer", "ratio", "expected", "holds", "runs")
     lines = [headings, *(_cells(item) for item in rows)]

@@ -155,6 +155,8 @@ def _read_toml(file: Path) -> Settings:
 
 def _from_environ(environ: Mapping[str, str]) -> Settings:
     settings: Settings = {}
+    if endpoint := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        _put(settings, ["telemetry", "otlp_endpoint"], endpoint)
     for name, value in environ.items():
         if name.startswith(ENV_PREFIX):
             path = [part.lower() for part in name[len(ENV_PREFIX) :].split("__")]
