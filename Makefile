@@ -1,40 +1,44 @@
-# Every target works from a bare checkout: set-up runs first and is a no-op once done.
+# Every target works from a bare checkout: set-up runs first, and does nothing once it is done.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-PYTHON := .venv/bin/python
-PYTEST ?=# more arguments for pytest, such as PYTEST='-n 2 --dist loadfile' or PYTEST=tests/p2p
+VENV := .venv/bin/python
+ARGS ?=# more arguments for what a target runs, such as make test ARGS='tests/p2p -k rpc'
 
 .PHONY: help setup demo test check bench demo-model format clean
 
 help:  ## show these lines
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## make .venv with everything in it, llama.cpp compiled for this machine
 	@bash deploy/setup.sh
 
-demo: setup  ## run a swarm of four daemons here, kill one in mid-answer, and show that nobody noticed
-	@$(PYTHON) -m cli.demo
+demo: setup  ## run four daemons here, kill one in mid-answer, and show that nobody noticed
+	@$(VENV) -m cli.demo $(ARGS)
 
 test: setup  ## run every test
-	@$(PYTHON) -m pytest $(PYTEST)
+	@$(VENV) -m pytest $(ARGS)
 
 check: setup  ## format, lint, types, and which package may import which
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q tests/test_imports.py tests/test_house.py
+	$(VENV) -m ruff format --check .
+	$(VENV) -m ruff check .
+	$(VENV) -m mypy
+	$(VENV) -m pytest -q tests/test_imports.py tests/test_house.py
 
 bench: setup  ## measure a swarm on this machine beside its engine called directly
-	@$(PYTHON) -m benchmarks
+	@$(VENV) -m benchmarks $(ARGS)
+
+bench-%: setup  ## measure one thing of it, such as bench-join
+	@$(VENV) -m benchmarks $* $(ARGS)
 
 demo-model: setup  ## make the corpus of tether-demo, train it again, and print its scores
-	$(PYTHON) -m pip install --quiet --editable '.[train]'
-	$(PYTHON) -m inference.demo.train
+	$(VENV) -m pip install --quiet --editable '.[train]'
+	$(VENV) -m inference.demo.train $(ARGS)
+	$(VENV) -m inference.demo.evaluate
 
 format: setup  ## lay the code out and mend what the linter can
-	$(PYTHON) -m ruff format .
-	$(PYTHON) -m ruff check --fix .
+	$(VENV) -m ruff format .
+	$(VENV) -m ruff check --fix .
 
 clean:  ## remove .venv, caches and results
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis benchmarks/out
