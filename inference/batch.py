@@ -1,0 +1,128 @@
+"""The continuous batch: requests join and leave between any two steps. One thread owns it; it knows no pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from inference.engine import Finish
+from inference.engine_wire import Generate, Produced
+from inference.native import Context, Model, Row
+from inference.pace import Pace
+from inference.sampler import next_token
+from inference.scheduler import Scheduler, Step, Work
+from inference.text import TextStream
+
+
+@dataclass(slots=True)
+class _Answer:
+    """tokens: prompt and answer; first: where the answer starts in them."""
+
+    asked: Generate
+    text: TextStream
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def first(self) -> int:
+        return len(self.asked.prompt)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens) - self.first
+
+
+class Batch:
+    """Answers in the making. chunk: prefill chunk in tokens, the size of a micro-batch."""
+
+    def __init__(self, model: Model, context: Context, pace: Pace, *, slots: int, chunk: int) -> None:
+        self._model = model
+        self._context = context
+        self._pace = pace
+        self._scheduler = Scheduler(slots, chunk)
+        self._answers: dict[int, _Answer] = {}
+        self._space_first = model.puts_space_first
+        self._stalled = False
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle
+
+    def wait_s(self) -> float:
+        """How long the last step would have had to wait for the owner's limit; 0 if it did something."""
+        return self._pace.wait_s() if self._stalled else 0.0
+
+    def submit(self, asked: Generate) -> Iterator[Produced]:
+        """Queue an answer, or end it at once where what it resumes after was already all of it."""
+        answer = _Answer(asked, self._text_of(asked), [*asked.prompt, *asked.resume])
+        if answer.text.stopped:
+            yield self._produced(answer, (), "", "stop")
+        elif answer.length >= asked.max_tokens:
+            yield self._produced(answer, (), answer.text.close(), "length")
+        else:
+            self._answers[asked.request] = answer
+            self._scheduler.submit(asked.request, len(answer.tokens))
+
+    def leave(self, request: int) -> None:
+        """Drop an answer; its slot is free for the next step."""
+        self._answers.pop(request, None)
+        slot = self._scheduler.leave(request)
+        if slot is not None:
+            self._context.clear(slot)
+
+    def step(self, now_s: float) -> Iterator[Produced]:
+        """Go one step on and yield what came of it; nothing where the pace does not allow a token yet."""
+        step = self._scheduler.plan(self._pace.allowance(now_s))
+        self._pace.spend(step.samples)
+        self._stalled = not step.decode and step.prefill is None
+        for works in _rounds(step):
+            self._context.decode([row for work in works for row in self._rows(work)])
+            last = -1
+            drawn: list[tuple[Work, int]] = []
+            for work in works:
+                last += work.count
+                if work.samples:
+                    answer = self._answers[work.request]
+                    logits = self._context.logits(last)
+                    drawn.append((work, next_token(logits, answer.asked.sampling, answer.length)))
+            for work, token in drawn:
+                yield self._take(self._answers[work.request], token)
+
+    def _rows(self, work: Work) -> Iterator[Row]:
+        tokens = self._answers[work.request].tokens
+        last = work.start + work.count - 1
+        for position in range(work.start, last + 1):
+            yield Row(tokens[position], position, work.slot, work.samples and position == last)
+
+    def _take(self, answer: _Answer, token: int) -> Produced:
+        if self._model.is_end(token):
+            return self._finished(answer, (), answer.text.close(), "stop")
+        answer.tokens.append(token)
+        text = answer.text.feed(self._model.piece(token))
+        if answer.text.stopped:
+            return self._finished(answer, (token,), text, "stop")
+        if answer.length >= answer.asked.max_tokens:
+            return self._finished(answer, (token,), text + answer.text.close(), "length")
+        return self._produced(answer, (token,), text, None)
+
+    def _finished(self, answer: _Answer, ids: tuple[int, ...], text: str, finish: Finish) -> Produced:
+        self.leave(answer.asked.request)
+        return self._produced(answer, ids, text, finish)
+
+    def _produced(self, answer: _Answer, ids: tuple[int, ...], text: str, finish: Finish | None) -> Produced:
+        return Produced(answer.asked.request, ids, answer.length - len(ids), text, finish)
+
+    def _text_of(self, asked: Generate) -> TextStream:
+        """The text of the answer so far, already shown: only what follows it will be."""
+        after_control = bool(asked.prompt) and self._model.is_control(asked.prompt[-1])
+        text = TextStream(asked.sampling.stop, lstrip=self._space_first and after_control)
+        for token in asked.resume:
+            text.feed(self._model.piece(token))
+        return text
+
+
+def _rounds(step: Step) -> Iterator[tuple[Work, ...]]:
+    """Decoding slots together, a prefill chunk apart: a mixed batch would be cut in two at the same cost anyway."""
+    if step.decode:
+        yield step.decode
+    if step.prefill is not None:
+        yield (step.prefill,)

@@ -1,0 +1,216 @@
+"""The daemon's end of one engine process: commands out, reports in, each to the answer that it belongs to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Final, NoReturn
+
+import trio
+
+from inference.engine import Tokens
+from inference.engine_wire import (
+    PREFIX,
+    Cancel,
+    Command,
+    Generate,
+    Load,
+    Produced,
+    Refused,
+    Report,
+    Tokenize,
+    Tokenized,
+    frame,
+    frame_length,
+    read_report,
+)
+from p2p.errors import ENGINE_FAILED, TetherError
+
+READ_BYTES: Final = 65_536
+LAST_WORDS_BYTES: Final = 2_048
+
+
+class EngineLost(Exception):
+    """The engine process ended; its exit status and last words on stderr are in the message."""
+
+
+class _Answer:
+    """An answer's tokens as they come; those that wait together are read as one.
+
+    What waits is bounded by the answer's max_tokens, so a slow reader needs no other limit.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: Produced | None = None
+        self._failure: TetherError | None = None
+        self._changed = trio.Event()
+        self._read_to_end = False
+        self.finished = False
+
+    def put(self, produced: Produced) -> None:
+        self._waiting = produced if self._waiting is None else self._waiting.joined(produced)
+        self.finished = produced.finish is not None
+        self._changed.set()
+
+    def fail(self, failure: TetherError) -> None:
+        self._failure = failure
+        self._changed.set()
+
+    def __aiter__(self) -> _Answer:
+        return self
+
+    async def __anext__(self) -> Tokens:
+        if self._read_to_end:
+            raise StopAsyncIteration
+        await self._changed.wait()
+        if (produced := self._waiting) is None:
+            assert self._failure is not None
+            raise self._failure
+        self._waiting = None
+        self._read_to_end = self.finished
+        if self._failure is None:
+            self._changed = trio.Event()
+        return Tokens(produced.ids, produced.position, produced.text, produced.finish)
+
+
+class EngineLink:
+    """One process, from its load to its end. All methods belong to one event loop; `serve` moves the bytes."""
+
+    def __init__(self, process: trio.Process) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        self.process = process
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        self._requests = count()
+        self._answers: dict[int, _Answer] = {}
+        self._counts: dict[int, _Counted] = {}
+        # Unbounded, but every entry belongs to a request, and the worker bounds those.
+        self._commands, self._to_write = trio.open_memory_channel[Command](math.inf)
+        self._buffer = bytearray()
+        self._last_words = bytearray()
+
+    async def load(self, load: Load) -> Report:
+        """Send the first command and wait for its report. Raises EngineLost."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_last_words)
+            try:
+                await self._stdin.send_all(frame(load))
+                report = await self._next_report()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                report = None
+            if report is None:
+                await self.process.wait()
+            nursery.cancel_scope.cancel()
+        if report is None:
+            raise EngineLost(self._epitaph())
+        return report
+
+    async def serve(self) -> NoReturn:
+        """Carry commands and reports until the process ends. Raises EngineLost, after failing what was under way."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_last_words)
+                nursery.start_soon(self._write)
+                while (report := await self._next_report()) is not None:
+                    self._deliver(report)
+                await self.process.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._fail_all()
+            await self.end()
+        raise EngineLost(self._epitaph())
+
+    async def end(self) -> None:
+        """Kill the process and leave nothing of it behind. It holds no state that could be lost."""
+        with trio.CancelScope(shield=True):
+            self.process.kill()
+            await self.process.wait()
+            for pipe in (self._stdin, self._stdout, self._stderr):
+                await pipe.aclose()
+
+    async def tokenize(self, command: Callable[[int], Tokenize]) -> tuple[int, ...]:
+        """Raises TetherError(ENGINE_FAILED), or what the engine refused the prompt with."""
+        request = next(self._requests)
+        counted = self._counts[request] = _Counted()
+        try:
+            self._commands.send_nowait(command(request))
+            await counted.done.wait()
+        finally:
+            del self._counts[request]
+        if isinstance(counted.outcome, TetherError):
+            raise counted.outcome
+        return counted.outcome
+
+    @contextmanager
+    def answer(self, command: Callable[[int], Generate]) -> Iterator[AsyncIterator[Tokens]]:
+        """Ask for an answer; leaving the context cancels it."""
+        request = next(self._requests)
+        answer = self._answers[request] = _Answer()
+        self._commands.send_nowait(command(request))
+        try:
+            yield answer
+        finally:
+            del self._answers[request]
+            if not answer.finished:
+                self._commands.send_nowait(Cancel(request))
+
+    def _deliver(self, report: Report) -> None:
+        match report:
+            case Produced(request=request) if request in self._answers:
+                self._answers[request].put(report)
+            case Tokenized(request, ids) if request in self._counts:
+                self._counts[request].set(ids)
+            case Refused(request, error) if request in self._counts:
+                self._counts[request].set(TetherError.from_wire(error))
+            case _:
+                pass  # Of a request that was given up meanwhile.
+
+    def _fail_all(self) -> None:
+        for answer in self._answers.values():
+            answer.fail(TetherError(ENGINE_FAILED, "The engine's process died in the middle of the answer."))
+        for counted in self._counts.values():
+            counted.set(TetherError(ENGINE_FAILED, "The engine's process died."))
+
+    async def _write(self) -> None:
+        async for command in self._to_write:
+            try:
+                await self._stdin.send_all(frame(command))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return  # The process is gone; the reader sees it too and says so.
+
+    async def _next_report(self) -> Report | None:
+        """The next report, or None at the end of the pipe."""
+        prefix = await self._read(PREFIX.size)
+        body = await self._read(frame_length(prefix)) if prefix else b""
+        return read_report(body) if body else None
+
+    async def _read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            data = await self._stdout.receive_some(READ_BYTES)
+            if not data:
+                return b""
+            self._buffer += data
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+    async def _keep_last_words(self) -> None:
+        async for data in self._stderr:
+            self._last_words = (self._last_words + data)[-LAST_WORDS_BYTES:]
+
+    def _epitaph(self) -> str:
+        lines = self._last_words.decode("utf-8", "replace").strip().splitlines()
+        return f"exit status {self.process.returncode}" + (f": {lines[-1][:300]}" if lines else "")
+
+
+class _Counted:
+    """The outcome of one tokenize."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.outcome: tuple[int, ...] | TetherError = ()
+
+    def set(self, outcome: tuple[int, ...] | TetherError) -> None:
+        self.outcome = outcome
+        self.done.set()

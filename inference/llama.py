@@ -1,0 +1,184 @@
+"""llama.cpp as an `Engine`: a process of its own that is started, watched and, if it dies, started anew.
+
+A failed GGML assertion kills the process that it happens in; that must not be the daemon. The answers that were being
+made end with ENGINE_FAILED and go on elsewhere, or here once the next process has loaded the model.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from subprocess import PIPE
+from typing import Final
+
+import psutil
+import structlog
+import trio
+
+from inference.engine import EngineInfo, Generation, Prompt, Tokens
+from inference.engine_link import EngineLink, EngineLost
+from inference.engine_wire import Generate, Load, Loaded, LoadFailed, Tokenize
+from inference.gguf import GgufHeader, read_header
+from inference.manifest import hash_file
+from inference.sizing import LlamaSettings, size_engine
+from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, MODEL_INVALID, TetherError
+
+__all__ = ["LlamaEngine", "LlamaSettings", "open_llama"]
+
+FIRST_RESTART_S: Final = 0.1
+LAST_RESTART_S: Final = 10.0
+RESTART_PATIENCE_S: Final = 1.5
+"""How long a request waits for a restarting engine: below the 2 s after which its gateway looks elsewhere."""
+
+_DEFAULTS: Final = LlamaSettings()
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIterator[LlamaEngine]:
+    """Check, load and serve a model file until the context ends. Raises TetherError(MODEL_INVALID).
+
+    What the body raises arrives in an ExceptionGroup, as from any trio nursery.
+    """
+    header = await trio.to_thread.run_sync(read_header, path)
+    load = await _load_command(path, header, settings)
+    link = EngineLink(await _start_process())
+    engine = LlamaEngine(path, load, await _load(link, path, load))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.supervise, link)
+        yield engine
+        nursery.cancel_scope.cancel()
+
+
+class LlamaEngine:
+    """One model, served by one process at a time."""
+
+    def __init__(self, path: Path, load: Load, info: EngineInfo) -> None:
+        self._path = path
+        self._load = load
+        self._info = info
+        self._link: EngineLink | None = None
+        self._up = trio.Event()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the running engine process; None while there is none."""
+        return self._link.process.pid if self._link is not None else None
+
+    async def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+        """Render and count. Raises TetherError(FIELD_INVALID | ENGINE_FAILED)."""
+        link = await self._running()
+        return await link.tokenize(lambda request: Tokenize(request, prompt.messages, prompt.text))
+
+    def generate(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Tokens]]:
+        """Open one answer. Raises TetherError(CONTEXT_EXCEEDED | ENGINE_FAILED)."""
+        return self._generate(generation)
+
+    @asynccontextmanager
+    async def _generate(self, asked: Generation) -> AsyncIterator[AsyncIterator[Tokens]]:
+        wanted, context = len(asked.prompt) + asked.max_tokens, self._info.context_tokens
+        if wanted > context or not asked.prompt:
+            detail = f"Prompt and answer need {wanted} tokens ({len(asked.prompt)} + {asked.max_tokens})"
+            raise TetherError(CONTEXT_EXCEEDED, f"{detail}; the model's context here is {context}.")
+        link = await self._running()
+        with link.answer(
+            lambda request: Generate(request, asked.prompt, asked.resume, asked.max_tokens, asked.sampling)
+        ) as tokens:
+            yield tokens
+
+    async def _running(self) -> EngineLink:
+        with trio.move_on_after(RESTART_PATIENCE_S):
+            await self._up.wait()
+        if self._link is None:
+            raise TetherError(ENGINE_FAILED, "The engine is starting anew.", retry_after_s=LAST_RESTART_S)
+        return self._link
+
+    async def supervise(self, link: EngineLink) -> None:
+        """Serve over a loaded process; start another whenever it dies, with growing pauses while they die young."""
+        pause_s = FIRST_RESTART_S
+        while True:
+            started = trio.current_time()
+            self._link = link
+            self._up.set()
+            log.info("engine_started", pid=link.process.pid, build_tag=self._info.build_tag)
+            try:
+                await link.serve()
+            except EngineLost as lost:
+                log.warning("engine_died", pid=link.process.pid, cause=str(lost))
+            finally:
+                self._link = None
+                self._up = trio.Event()
+            if trio.current_time() - started > LAST_RESTART_S:
+                pause_s = FIRST_RESTART_S
+            link, pause_s = await self._restarted(pause_s)
+
+    async def _restarted(self, pause_s: float) -> tuple[EngineLink, float]:
+        while True:
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LAST_RESTART_S)
+            link = EngineLink(await _start_process())
+            try:
+                self._info = await _load(link, self._path, self._load)
+            except TetherError as error:
+                log.warning("engine_start_failed", cause=error.detail)
+            else:
+                return link, pause_s
+
+
+async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings) -> Load:
+    sizes = size_engine(
+        header,
+        settings,
+        cores=len(os.sched_getaffinity(0)),
+        free_bytes=psutil.virtual_memory().available,
+    )
+    sha256 = settings.model_sha256 or (await hash_file(path))[0]
+    return Load(
+        path=str(path),
+        slots=sizes.slots,
+        context_tokens=sizes.context_tokens,
+        threads=sizes.threads,
+        exact=settings.exact,
+        max_tokens_per_second=settings.max_tokens_per_second,
+        model_sha256=sha256,
+    )
+
+
+async def _start_process() -> trio.Process:
+    """Start `python -m inference.llama_process` from the same code as this, wherever the daemon was started."""
+    root = str(Path(__file__).parent.parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", "")))),
+        # After a failed assertion ggml would start a debugger to print a backtrace.
+        "GGML_NO_BACKTRACE": "1",
+    }
+    command = [sys.executable, "-m", "inference.llama_process"]
+    return await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
+
+
+async def _load(link: EngineLink, path: Path, load: Load) -> EngineInfo:
+    """Let a fresh process load the model. Raises TetherError(MODEL_INVALID), and the process is gone then."""
+    try:
+        match await link.load(load):
+            case Loaded(context_tokens, build_tag):
+                return EngineInfo(context_tokens, load.slots, build_tag)
+            case LoadFailed(reason):
+                raise TetherError(MODEL_INVALID, f"llama.cpp cannot load {path}: {reason}.", field="model")
+            case other:
+                raise AssertionError(f"the engine answered its load with {type(other).__name__}")
+    except EngineLost as lost:
+        await link.end()
+        detail = f"llama.cpp died while it loaded {path} ({lost})."
+        raise TetherError(MODEL_INVALID, detail, field="model") from lost
+    except BaseException:
+        await link.end()
+        raise

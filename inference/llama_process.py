@@ -1,0 +1,219 @@
+"""The engine process: `python -m inference.llama_process`, commands on stdin, reports on stdout (engine_wire.py).
+
+main thread      steps the batch; the only one that touches the context
+reader thread    reads commands, tokenizes at once; at the end of stdin the parent is gone, and so is this process
+writer thread    writes reports; while the pipe is full, the tokens of one answer gather into one report
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from inference.batch import Batch
+from inference.chat import ChatTemplate
+from inference.containment import forbid_core_dumps, leave_signals_to_parent
+from inference.engine_wire import (
+    PREFIX,
+    Cancel,
+    Command,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    Produced,
+    Refused,
+    Report,
+    Tokenize,
+    Tokenized,
+    frame,
+    frame_length,
+    read_command,
+)
+from inference.native import Context, LoadError, Model, Version, start, system_info
+from inference.pace import Pace
+from inference.recipe import EXACT_CHUNK, FAST_CHUNK, build_tag
+from p2p.errors import FIELD_INVALID, TetherError
+
+PARENT_GONE: Final = 0
+THREAD_DIED: Final = 1
+
+
+class Outbox:
+    """Reports on their way out. Those of one answer that wait together leave as one."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._waiting: deque[Report] = deque()
+        self._changed = threading.Condition()
+
+    def put(self, report: Report) -> None:
+        with self._changed:
+            self._waiting.append(report)
+            self._changed.notify()
+
+    def write_for_ever(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                reports = list(self._waiting)
+                self._waiting.clear()
+            self._pipe.write(b"".join(frame(report) for report in _joined(reports)))
+            self._pipe.flush()
+
+
+def _joined(reports: list[Report]) -> list[Report]:
+    together: list[Report] = []
+    places: dict[int, int] = {}
+    for report in reports:
+        if isinstance(report, Produced):
+            place = places.setdefault(report.request, len(together))
+            if place < len(together):
+                earlier = together[place]
+                assert isinstance(earlier, Produced)
+                together[place] = earlier.joined(report)
+                continue
+        together.append(report)
+    return together
+
+
+class Inbox:
+    """Commands for the batch, from the reader to the main thread."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Generate | Cancel] = deque()
+        self._changed = threading.Condition()
+
+    def put(self, command: Generate | Cancel) -> None:
+        with self._changed:
+            self._waiting.append(command)
+            self._changed.notify()
+
+    def take(self, wait_s: float | None) -> list[Generate | Cancel]:
+        """What has come; waits at most wait_s for the first (None: for ever, 0: not at all)."""
+        with self._changed:
+            if not self._waiting and wait_s != 0:
+                self._changed.wait(wait_s)
+            commands = list(self._waiting)
+            self._waiting.clear()
+            return commands
+
+
+def main() -> None:
+    leave_signals_to_parent()
+    forbid_core_dumps()
+    threading.excepthook = _end_with_thread
+    commands, outbox = sys.stdin.buffer, Outbox(sys.stdout.buffer)
+    threading.Thread(target=outbox.write_for_ever, daemon=True).start()
+    load = _next_command(commands)
+    assert isinstance(load, Load), "the first command loads the model"
+    start()
+    chunk = EXACT_CHUNK if load.exact else FAST_CHUNK
+    try:
+        model = Model(Path(load.path))
+        context = Context(
+            model,
+            slots=load.slots,
+            context_tokens=load.context_tokens,
+            step_tokens=max(chunk, load.slots),
+            threads=load.threads,
+            exact=load.exact,
+        )
+        template = ChatTemplate(model.chat_template) if model.chat_template else None
+    except LoadError as error:
+        outbox.put(LoadFailed(str(error)))
+        return _wait_for_parent(commands)
+    except TetherError as error:
+        outbox.put(LoadFailed(error.detail))
+        return _wait_for_parent(commands)
+    tag = build_tag(load.model_sha256, Version, system_info(), exact=load.exact)
+    outbox.put(Loaded(load.context_tokens, tag))
+    inbox = Inbox()
+    reader = threading.Thread(
+        target=_read_for_ever, args=(commands, inbox, outbox, model, template), daemon=True
+    )
+    reader.start()
+    pace = Pace(load.max_tokens_per_second, time.monotonic())
+    _step_for_ever(Batch(model, context, pace, slots=load.slots, chunk=chunk), inbox, outbox)
+
+
+def _step_for_ever(batch: Batch, inbox: Inbox, outbox: Outbox) -> None:
+    while True:
+        for command in inbox.take(None if batch.idle else batch.wait_s()):
+            match command:
+                case Generate():
+                    for produced in batch.submit(command):
+                        outbox.put(produced)
+                case Cancel(request):
+                    batch.leave(request)
+        for produced in batch.step(time.monotonic()):
+            outbox.put(produced)
+
+
+def _read_for_ever(
+    commands: BinaryIO, inbox: Inbox, outbox: Outbox, model: Model, template: ChatTemplate | None
+) -> None:
+    while True:
+        command = _next_command(commands)
+        match command:
+            case Tokenize():
+                outbox.put(_tokenize(command, model, template))
+            case Generate() | Cancel():
+                inbox.put(command)
+            case Load():
+                raise AssertionError("only the first command loads")
+
+
+def _tokenize(command: Tokenize, model: Model, template: ChatTemplate | None) -> Report:
+    try:
+        ids = _encode(command, model, template)
+    except TetherError as error:
+        return Refused(command.request, error.to_wire())
+    begin = model.begins_with
+    if begin is not None and ids[:1] != [begin]:
+        ids.insert(0, begin)
+    return Tokenized(command.request, tuple(ids))
+
+
+def _encode(command: Tokenize, model: Model, template: ChatTemplate | None) -> list[int]:
+    if command.messages is None:
+        # A text prompt is its author's whole: there is no template in it whose control tokens could be forged.
+        return model.encode(command.text or "", special=True)
+    if template is None:
+        detail = "This model has no chat template: send its prompt to /v1/completions."
+        raise TetherError(FIELD_INVALID, detail, field="messages")
+    return template.encode(command.messages, model)
+
+
+def _next_command(commands: BinaryIO) -> Command:
+    """Read one command. At the end of the pipe the process ends at once, whatever its other threads do.
+
+    Not by PR_SET_PDEATHSIG, which fires when the parent's *thread* that started us ends, and trio starts processes in
+    a thread that it soon gives up.
+    """
+    prefix = commands.read(PREFIX.size)
+    body = commands.read(frame_length(prefix)) if len(prefix) == PREFIX.size else b""
+    if not body:
+        os._exit(PARENT_GONE)
+    return read_command(body)
+
+
+def _end_with_thread(failure: threading.ExceptHookArgs) -> None:
+    """A process with a dead thread would hang: it ends, and is started anew."""
+    sys.__excepthook__(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
+    os._exit(THREAD_DIED)
+
+
+def _wait_for_parent(commands: BinaryIO) -> None:
+    while True:
+        _next_command(commands)
+
+
+if __name__ == "__main__":
+    main()

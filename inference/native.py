@@ -1,0 +1,219 @@
+"""llama.cpp's C API as three typed objects: a model, a context with slots, the logits of a row.
+
+Only the engine process imports this. A failed GGML assertion aborts that process, and the daemon goes on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp as c
+import numpy as np
+
+from p2p.messages import Sampling
+
+Version: Final[str] = c.__version__
+MAX_PIECE_BYTES: Final = 1024
+_LOG_ERROR: Final = 4
+
+
+class LoadError(Exception):
+    """llama.cpp's last words about a model that it does not take."""
+
+
+class DecodeError(Exception):
+    """llama_decode failed: the context cannot be trusted any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token to put at a position of a slot. logits: whether to compute what may follow it."""
+
+    token: int
+    position: int
+    slot: int
+    logits: bool
+
+
+class Model:
+    """A loaded model and its vocabulary. Raises LoadError."""
+
+    def __init__(self, path: Path) -> None:
+        parameters = c.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        self.handle: Any = c.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self.handle:
+            raise LoadError(_last_error())
+        self._vocabulary: Any = c.llama_model_get_vocab(self.handle)
+        self.vocabulary_size: int = c.llama_vocab_n_tokens(self._vocabulary)
+        if not self.vocabulary_size:
+            raise LoadError("the model has no vocabulary")
+        self._buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
+
+    @property
+    def chat_template(self) -> str:
+        template: bytes | None = c.llama_model_chat_template(self.handle, None)
+        return (template or b"").decode("utf-8", "replace")
+
+    @property
+    def begins_with(self) -> int | None:
+        """The token that the model expects at the start of a text."""
+        return (
+            int(c.llama_vocab_bos(self._vocabulary)) if c.llama_vocab_get_add_bos(self._vocabulary) else None
+        )
+
+    @property
+    def puts_space_first(self) -> bool:
+        """Whether the vocabulary adds a space before the first word of a text, as SentencePiece does."""
+        value = ctypes.create_string_buffer(8)
+        c.llama_model_meta_val_str(self.handle, b"tokenizer.ggml.add_space_prefix", value, len(value))
+        sentencepiece: bool = c.llama_vocab_type(self._vocabulary) == c.LLAMA_VOCAB_TYPE_SPM
+        return sentencepiece and value.value != b"false"
+
+    @property
+    def bos(self) -> str:
+        return self._text(c.llama_vocab_bos(self._vocabulary))
+
+    @property
+    def eos(self) -> str:
+        return self._text(c.llama_vocab_eos(self._vocabulary))
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Tokenize without adding anything. special: whether the text of a control token becomes that token."""
+        data = text.encode("utf-8", "replace")
+        ids = (c.llama_token * (len(data) + 2))()
+        count = c.llama_tokenize(self._vocabulary, data, len(data), ids, len(ids), False, special)
+        if count < 0:
+            raise DecodeError(f"llama_tokenize wants {-count} tokens for {len(data)} bytes")
+        return list(ids[:count])
+
+    def is_control(self, token: int) -> bool:
+        return bool(c.llama_vocab_is_control(self._vocabulary, token))
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends an answer."""
+        return bool(c.llama_vocab_is_eog(self._vocabulary, token))
+
+    def piece(self, token: int) -> bytes:
+        """A token's bytes; nothing for a control token."""
+        return self._piece(token, special=False)
+
+    def _text(self, token: int) -> str:
+        return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        length = c.llama_token_to_piece(self._vocabulary, token, self._buffer, MAX_PIECE_BYTES, 0, special)
+        return self._buffer.raw[: max(0, length)]
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What may follow one row of the last decode; valid until the next one."""
+
+    context: Any
+    index: int
+    size: int
+
+    def argmax(self) -> int:
+        """The best token, the lowest id among equals."""
+        pointer = c.llama_get_logits_ith(self.context, self.index)
+        return int(np.ctypeslib.as_array(pointer, (self.size,)).argmax())
+
+
+class Context:
+    """The memory and the batch of one model. step_tokens: rows a decode may have. Raises LoadError.
+
+    exact: recipe R1. With flash attention and a cache that is not shared between the slots, logits are the same to the
+    bit in every order and company if no micro-batch has 64 rows (ggml then takes a tiled kernel) and single rows are
+    computed by one thread (a lone query splits a long cache by the number of threads).
+    """
+
+    def __init__(
+        self, model: Model, *, slots: int, context_tokens: int, step_tokens: int, threads: int, exact: bool
+    ):
+        parameters = c.llama_context_default_params()
+        parameters.n_ctx = slots * context_tokens
+        parameters.n_seq_max = slots
+        parameters.n_batch = parameters.n_ubatch = step_tokens
+        parameters.n_threads = 1 if exact else threads
+        parameters.n_threads_batch = threads
+        parameters.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        parameters.kv_unified = False
+        parameters.no_perf = True
+        self._handle: Any = c.llama_init_from_model(model.handle, parameters)
+        if not self._handle:
+            raise LoadError(_last_error())
+        self._memory: Any = c.llama_get_memory(self._handle)
+        self._vocabulary_size = model.vocabulary_size
+        self._batch: Any = c.llama_batch_init(step_tokens, 0, 1)
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """Put rows through the model. Raises DecodeError."""
+        batch = self._batch
+        for index, row in enumerate(rows):
+            batch.token[index] = row.token
+            batch.pos[index] = row.position
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = row.slot
+            batch.logits[index] = row.logits
+        batch.n_tokens = len(rows)
+        if status := c.llama_decode(self._handle, batch):
+            raise DecodeError(f"llama_decode returned {status}: {_last_error()}")
+
+    def logits(self, index: int) -> Logits:
+        """Of row index in the last decode, which asked for them."""
+        return Logits(self._handle, index, self._vocabulary_size)
+
+    def clear(self, slot: int) -> None:
+        """Forget what a slot holds."""
+        c.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+
+def sample(logits: Logits, sampling: Sampling, seed: int) -> int:
+    """Draw by llama.cpp's samplers, in llama.cpp's order: top k, top p, min p, temperature."""
+    chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
+    try:
+        if sampling.top_k > 0:
+            c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1.0:
+            c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0.0:
+            c.llama_sampler_chain_add(chain, c.llama_sampler_init_min_p(sampling.min_p, 1))
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_temp(sampling.temperature))
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_dist(seed))
+        return int(c.llama_sampler_sample(chain, logits.context, logits.index))
+    finally:
+        c.llama_sampler_free(chain)
+
+
+def start() -> None:
+    """Set llama.cpp up in this process, keeping its log to itself."""
+    c.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
+    c.llama_backend_init()
+
+
+def system_info() -> str:
+    """The CPU features that llama.cpp was built with and found."""
+    return bytes(c.llama_print_system_info()).decode("utf-8", "replace")
+
+
+_errors: list[str] = []
+
+
+def _keep_error(level: int, text: bytes, _user: object) -> None:
+    if level == _LOG_ERROR:
+        _errors[:] = [*_errors[-7:], text.decode("utf-8", "replace").strip()]
+
+
+_LOG_CALLBACK: Final = c.llama_log_callback(_keep_error)
+"""Kept here, because llama.cpp calls it for as long as the process lives."""
+
+
+def _last_error() -> str:
+    """The most telling of llama.cpp's last errors: the first of the last burst says why, the others that."""
+    told = [line for line in _errors if line]
+    return told[0][:300] if told else "llama.cpp gave no reason"
