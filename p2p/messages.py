@@ -31,12 +31,16 @@ Answer = TypeVar("Answer", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[Request, Answer]):
-    """A call's name on the wire and the types of its two directions. priority: 0 control, 1 chunks, 2 artifacts."""
+    """A call's name on the wire and the types of its two directions.
+
+    priority: 0 control, 1 chunks, 2 artifacts; guests: it goes over the protocol that holders of an invite may speak.
+    """
 
     name: str
     request: type[Request]
     answer: type[Answer]
     priority: int = 0
+    guests: bool = False
 
 
 # ── Announcements ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -354,7 +358,7 @@ class ChunkBody(Message, frozen=True):
     error: WireError | None = None
 
 
-ENROL: Final = Method("enrol", EnrolRequest, EnrolAnswer)
+ENROL: Final = Method("enrol", EnrolRequest, EnrolAnswer, guests=True)
 PRESENCE: Final = Method("presence", Announcement, Announcement)
 HEALTH: Final = Method("health", Announcement, Ack)
 ROSTER: Final = Method("roster", RosterRequest, Roster)

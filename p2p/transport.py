@@ -13,6 +13,7 @@ from typing import Protocol
 
 import trio
 
+from p2p.errors import UNREACHABLE, TetherError
 from p2p.identity import PeerId
 from p2p.membership import Admission
 
@@ -72,7 +73,10 @@ class Transport(Protocol):
         ...
 
     async def connect(self, address: PeerAddress) -> None:
-        """Dial unless connected. Raises TetherError(UNREACHABLE | WRONG_SWARM | CERTIFICATE_*)."""
+        """Dial unless connected. Raises TetherError(UNREACHABLE | WRONG_SWARM | CERTIFICATE_*).
+
+        When every address was refused, the detail says "refused": the machine is up and nobody listens there.
+        """
         ...
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
@@ -92,6 +96,11 @@ class Transport(Protocol):
     def watch(self, watcher: PeerWatcher) -> None:
         """Call watcher(peer, up) whenever a member's last connection comes or goes."""
         ...
+
+
+def refused(error: TetherError) -> bool:
+    """Whether a failed dial found the machine but no process, which is another matter than silence."""
+    return error.code is UNREACHABLE and "refused" in error.detail
 
 
 class Discovery(Protocol):

@@ -10,32 +10,12 @@ from trio.testing import MockClock
 
 from p2p.errors import CERTIFICATE_INVALID, UNREACHABLE, TetherError
 from p2p.identity import PeerId
-from p2p.membership import Admission, Certificate, Guest, Invite, Member, SwarmId
-from p2p.memory import MemoryNetwork, MemoryNode
-from p2p.transport import Gossip, Network, PeerAddress, Stream
+from p2p.membership import Guest
+from p2p.memory import MemoryNetwork
+from p2p.transport import Gossip, PeerAddress, Stream
+from tests.p2p.nodes import A, B, C, D, address, admit, guest, member
 
-A, B, C, D = PeerId("A"), PeerId("B"), PeerId("C"), PeerId("D")
-SWARM = SwarmId("aa" * 32)
 KEY = b"k" * 32
-
-
-def admit(passport: bytes, peer: PeerId) -> Admission:
-    """A passport is one word here: member, guest, or anything else."""
-    match passport:
-        case b"member":
-            return Member(Certificate(SWARM, peer, b"", (), ("eu",), b"", 0.0, 1.0), b"", peer)
-        case b"guest":
-            return Guest(peer, Invite(SWARM, b"", (), (), 0.0, 1.0), peer)
-        case _:
-            raise TetherError(CERTIFICATE_INVALID, "Not a passport.")
-
-
-def member(world: MemoryNetwork, peer: PeerId) -> MemoryNode:
-    return world.node(peer, lambda: b"member", admit)
-
-
-def address(node: Network) -> PeerAddress:
-    return PeerAddress(node.peer_id, node.addresses())
 
 
 async def echo(stream: Stream) -> None:
@@ -108,21 +88,21 @@ async def test_who_fails_the_gate_does_not_get_in_and_who_is_refused_learns_why(
 
 async def test_a_guest_reaches_the_guests_protocols_and_is_nobody_s_peer() -> None:
     world = MemoryNetwork()
-    bob, guest = member(world, B), world.node(C, lambda: b"guest", admit)
+    bob, carol = member(world, B), guest(world, C)
     ups: list[tuple[PeerId, bool]] = []
     bob.watch(lambda peer, up: ups.append((peer, up)))
     bob.handle("/echo/1", echo)
     bob.handle("/enrol/1", echo, guests=True)
-    await guest.connect(address(bob))
-    stream = await guest.open_stream(B, "/enrol/1")
+    await carol.connect(address(bob))
+    stream = await carol.open_stream(B, "/enrol/1")
     await stream.write(b"x")
     assert await stream.read(1) == b"X"
     with pytest.raises(TetherError) as refusal:
-        await guest.open_stream(B, "/echo/1")
+        await carol.open_stream(B, "/echo/1")
     assert refused_with(refusal, word="offer")
     assert (bob.peers(), ups) == (frozenset(), [])
     assert isinstance(bob.admission(C), Guest)
-    assert guest.peers() == {B}
+    assert carol.peers() == {B}
 
 
 async def test_a_cut_breaks_streams_and_dials_until_it_is_healed_and_watchers_are_told() -> None:
