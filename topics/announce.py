@@ -14,7 +14,7 @@ seq) of its node overrules it, and how long a member counts as alive runs from t
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -114,11 +114,11 @@ class Author:
 
 
 class Checker:
-    """Decides which announcements of a swarm hold. drops: how many did not, by reason."""
+    """Decides which announcements of a swarm hold. dropped: called with the reason of each that does not."""
 
-    def __init__(self, swarm_id: SwarmId) -> None:
-        self.drops: Counter[Reason] = Counter()
+    def __init__(self, swarm_id: SwarmId, dropped: Callable[[Reason], None] = lambda reason: None) -> None:
         self._swarm_id = swarm_id
+        self._dropped = dropped
         self._members: Recent[bytes, tuple[Member, float]] = Recent(MAX_NODES)
         self._replays = ReplayGuard(2 * MAX_NODES)
 
@@ -133,7 +133,7 @@ class Checker:
         try:
             return self._verify(announcement, topic, now)
         except Refused as refusal:
-            self.drops[refusal.reason] += 1
+            self._dropped(refusal.reason)
             raise
 
     def admit(self, checked: Checked) -> None:
@@ -148,7 +148,7 @@ class Checker:
 
     def refusal(self, reason: Reason, detail: str) -> Refused:
         """Count a drop, and return the error to raise for it."""
-        self.drops[reason] += 1
+        self._dropped(reason)
         return Refused(reason, detail)
 
     def _verify(self, announcement: Announcement, topic: Topic | None, now: float) -> Checked:

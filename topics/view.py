@@ -54,6 +54,9 @@ class Patience:
     """Ticks come every half second; a gap like this is our own fault."""
 
 
+PATIENCE: Final = Patience()
+
+
 @dataclass(frozen=True, slots=True)
 class MemberState:
     """One member. last_seen, since (of its state), closed_at: monotonic seconds; revision: of this view."""
@@ -105,7 +108,7 @@ class Page:
 class View:
     """What one node, me, knows of the members of all regions; at most limit of them."""
 
-    def __init__(self, me: PeerId, patience: Patience = Patience(), *, limit: int = MAX_NODES) -> None:
+    def __init__(self, me: PeerId, patience: Patience = PATIENCE, *, limit: int = MAX_NODES) -> None:
         self._me = me
         self._patience = patience
         self._limit = limit
