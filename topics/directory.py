@@ -45,7 +45,7 @@ class Told:
     """A candidate's word on who leads its region. at: when it came, monotonic seconds."""
 
     ranked: frozenset[PeerId]
-    announcement: Announcement
+    said: Checked
     at: float
 
 
@@ -190,17 +190,19 @@ class Directory:
         checked = self._verified(announcement, None)
         if region and checked.topic.region != region:
             raise self._checker.refusal("region", "The roster is of another region.")
-        if not isinstance(checked.message, Heartbeat):
+        if isinstance(checked.message, Heartbeat):
+            self._take_word(checked, checked.message, teller)
+        else:
             self._apply(self.view.observe(checked, trio.current_time(), copy=True), checked.peer)
-            return
-        if checked.topic.region in self._told or len(self._told) < MAX_REGIONS:
-            ranked = frozenset(checked.message.ranked)
-            self._told[checked.topic.region] = Told(ranked, announcement, trio.current_time())
-        if (
-            checked.peer == teller
-            and teller in checked.message.ranked
-            and checked.topic.region == self.region
-        ):
+
+    def _take_word(self, checked: Checked, heartbeat: Heartbeat, teller: PeerId) -> None:
+        """A candidate's word on who leads its region; from its own mouth it is a sign of life as well."""
+        region = checked.topic.region
+        last = self._told.get(region)
+        newer = last is None or last.said.peer != checked.peer or last.said.number < checked.number
+        if newer and (last is not None or len(self._told) < MAX_REGIONS):
+            self._told[region] = Told(frozenset(heartbeat.ranked), checked, trio.current_time())
+        if region == self.region and checked.peer == teller and teller in heartbeat.ranked:
             self._beat(teller)
         self._settle()
 

@@ -126,7 +126,7 @@ class Rosters:
         if self._candidate and region == self._directory.region:
             return [self._voice.heartbeat(tuple(self._directory.leaders(region)))]
         told = self._directory.told(region)
-        return [told.announcement] if told is not None else []
+        return [told.said.announcement] if told is not None else []
 
     async def _ask_one(self, peers: Iterable[PeerId], region: str) -> None:
         for peer in list(peers)[:_MAX_TRIES]:
