@@ -107,7 +107,7 @@ class EngineLink:
         return report
 
     async def serve(self) -> NoReturn:
-        """Carry commands and reports until the process ends. Raises EngineLost, after failing what was under way."""
+        """Carry commands and reports until the process ends. Raises EngineLost; `fail_all` is then due."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_last_words)
@@ -117,7 +117,6 @@ class EngineLink:
                 await self.process.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            self._fail_all()
             await self.end()
         raise EngineLost(self._epitaph())
 
@@ -128,6 +127,13 @@ class EngineLink:
             await self.process.wait()
             for pipe in (self._stdin, self._stdout, self._stderr):
                 await pipe.aclose()
+
+    def fail_all(self) -> None:
+        """End what was under way. Only once nobody can find this link any more, or new requests would hang in it."""
+        for answer in self._answers.values():
+            answer.fail(TetherError(ENGINE_FAILED, "The engine's process died in the middle of the answer."))
+        for counted in self._counts.values():
+            counted.set(TetherError(ENGINE_FAILED, "The engine's process died."))
 
     async def tokenize(self, command: Callable[[int], Tokenize]) -> tuple[int, ...]:
         """Raises TetherError(ENGINE_FAILED), or what the engine refused the prompt with."""
@@ -165,12 +171,6 @@ class EngineLink:
                 self._counts[request].set(TetherError.from_wire(error))
             case _:
                 pass  # Of a request that was given up meanwhile.
-
-    def _fail_all(self) -> None:
-        for answer in self._answers.values():
-            answer.fail(TetherError(ENGINE_FAILED, "The engine's process died in the middle of the answer."))
-        for counted in self._counts.values():
-            counted.set(TetherError(ENGINE_FAILED, "The engine's process died."))
 
     async def _write(self) -> None:
         async for command in self._to_write:

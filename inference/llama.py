@@ -35,7 +35,7 @@ RESTART_PATIENCE_S: Final = 1.5
 
 _DEFAULTS: Final = LlamaSettings()
 
-log = structlog.get_logger()
+log: Final = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -47,7 +47,7 @@ async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIt
     header = await trio.to_thread.run_sync(read_header, path)
     load = await _load_command(path, header, settings)
     link = EngineLink(await _start_process())
-    engine = LlamaEngine(path, load, await _load(link, path, load))
+    engine = LlamaEngine(path, load, link, await _load(link, path, load))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.supervise, link)
         yield engine
@@ -57,12 +57,12 @@ async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIt
 class LlamaEngine:
     """One model, served by one process at a time."""
 
-    def __init__(self, path: Path, load: Load, info: EngineInfo) -> None:
+    def __init__(self, path: Path, load: Load, link: EngineLink, info: EngineInfo) -> None:
         self._path = path
         self._load = load
-        self._info = info
-        self._link: EngineLink | None = None
         self._up = trio.Event()
+        self._link: EngineLink | None = None
+        self._take_up(link, info)
 
     @property
     def info(self) -> EngineInfo:
@@ -106,9 +106,6 @@ class LlamaEngine:
         pause_s = FIRST_RESTART_S
         while True:
             started = trio.current_time()
-            self._link = link
-            self._up.set()
-            log.info("engine_started", pid=link.process.pid, build_tag=self._info.build_tag)
             try:
                 await link.serve()
             except EngineLost as lost:
@@ -116,6 +113,7 @@ class LlamaEngine:
             finally:
                 self._link = None
                 self._up = trio.Event()
+                link.fail_all()
             if trio.current_time() - started > LAST_RESTART_S:
                 pause_s = FIRST_RESTART_S
             link, pause_s = await self._restarted(pause_s)
@@ -126,11 +124,16 @@ class LlamaEngine:
             pause_s = min(2 * pause_s, LAST_RESTART_S)
             link = EngineLink(await _start_process())
             try:
-                self._info = await _load(link, self._path, self._load)
+                self._take_up(link, await _load(link, self._path, self._load))
             except TetherError as error:
                 log.warning("engine_start_failed", cause=error.detail)
             else:
                 return link, pause_s
+
+    def _take_up(self, link: EngineLink, info: EngineInfo) -> None:
+        self._link, self._info = link, info
+        self._up.set()
+        log.info("engine_started", pid=link.process.pid, build_tag=info.build_tag)
 
 
 async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings) -> Load:

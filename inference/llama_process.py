@@ -64,11 +64,12 @@ class Outbox:
                     self._changed.wait()
                 reports = list(self._waiting)
                 self._waiting.clear()
-            self._pipe.write(b"".join(frame(report) for report in _joined(reports)))
+            self._pipe.write(b"".join(frame(report) for report in joined(reports)))
             self._pipe.flush()
 
 
-def _joined(reports: list[Report]) -> list[Report]:
+def joined(reports: list[Report]) -> list[Report]:
+    """Reports in order, each answer's tokens as one report at the place of the first."""
     together: list[Report] = []
     places: dict[int, int] = {}
     for report in reports:

@@ -7,6 +7,8 @@ from typing import Final
 
 BURST_S: Final = 0.02
 """How much unused time may be made up for: enough to hide a late wake-up, too little to see as a burst."""
+SMALLEST_BURST: Final = 1.5
+"""Tokens; below two, so that a slow limit never lets two out at once, and above one, so that no lateness is lost."""
 UNLIMITED: Final = 1 << 30
 
 
@@ -15,7 +17,7 @@ class Pace:
 
     def __init__(self, rate: float | None, now_s: float) -> None:
         self._rate = rate
-        self._burst = max(1.0, rate * BURST_S) if rate is not None else math.inf
+        self._burst = max(SMALLEST_BURST, rate * BURST_S) if rate is not None else math.inf
         self._tokens = min(self._burst, 1.0)
         self._at_s = now_s
 

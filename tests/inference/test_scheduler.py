@@ -1,0 +1,171 @@
+"""The scheduler against a model of what it promises: everybody's turn comes, slots are neither shared nor lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from inference.scheduler import Scheduler, Step, Work
+
+CHUNK = 8
+SLOTS = 3
+
+
+def works(step: Step) -> list[Work]:
+    return [*step.decode, *([step.prefill] if step.prefill else [])]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "chunks"),
+    [
+        (1, [(0, 1)]),
+        (8, [(0, 8)]),
+        (9, [(0, 8), (8, 1)]),
+        (20, [(0, 8), (8, 8), (16, 4)]),
+    ],
+)
+def test_a_prompt_goes_in_by_chunks_that_end_at_multiples_of_their_size(
+    tokens: int, chunks: list[tuple[int, int]]
+) -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    scheduler.submit(1, tokens)
+    seen = [work for _ in chunks for work in works(scheduler.plan(10))]
+    assert [(work.start, work.count) for work in seen] == chunks
+    assert [work.samples for work in seen] == [False] * (len(chunks) - 1) + [True]
+
+
+def test_a_long_prompt_delays_the_others_by_one_chunk_at_a_time() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    scheduler.submit(1, 1)
+    scheduler.plan(10)
+    scheduler.submit(2, 10 * CHUNK)
+    for _ in range(9):
+        step = scheduler.plan(10)
+        assert [work.request for work in step.decode] == [1]
+        assert step.prefill is not None and step.prefill.count == CHUNK
+
+
+def test_the_decoding_slots_come_in_order_because_neighbours_run_together() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    for request in range(SLOTS):
+        scheduler.submit(request, 1)
+    scheduler.plan(1)
+    assert [work.slot for work in scheduler.plan(10).decode] == [0, 1, 2]
+
+
+def test_requests_take_turns_where_the_allowance_is_too_small_for_all() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    for request in range(SLOTS):
+        scheduler.submit(request, 1)
+    drawn = Counter(work.request for _ in range(30) for work in works(scheduler.plan(1)))
+    assert set(drawn.values()) == {10}
+
+
+def test_without_allowance_prompts_still_go_in_and_nothing_is_sampled() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    scheduler.submit(1, 2 * CHUNK)
+    assert scheduler.plan(0).prefill == Work(1, 0, 0, CHUNK, samples=False)
+    assert scheduler.plan(0) == Step((), None)
+    assert scheduler.plan(1).samples == 1
+
+
+def test_who_came_first_is_served_first() -> None:
+    scheduler = Scheduler(1, CHUNK)
+    for request in (5, 3, 4):
+        scheduler.submit(request, 1)
+    order = []
+    while not scheduler.idle:
+        (work,) = works(scheduler.plan(1))
+        order.append(work.request)
+        scheduler.leave(work.request)
+    assert order == [5, 3, 4]
+
+
+@given(prompts=st.lists(st.integers(1, 60), min_size=1, max_size=12), company=st.integers(0, 5))
+def test_the_borders_of_a_prompt_do_not_depend_on_the_company(prompts: list[int], company: int) -> None:
+    def borders(others: list[int]) -> list[tuple[int, int]]:
+        scheduler = Scheduler(4, CHUNK)
+        for index, tokens in enumerate(others):
+            scheduler.submit(100 + index, tokens)
+        scheduler.submit(0, prompts[0])
+        seen: list[tuple[int, int]] = []
+        for _ in range(2_000):
+            for work in works(scheduler.plan(2)):
+                if work.request == 0:
+                    seen.append((work.start, work.count))
+                    if work.samples:
+                        return seen
+                elif work.samples:
+                    scheduler.leave(work.request)
+        raise AssertionError("the request starved")
+
+    assert borders([]) == borders(prompts[1:] + [30] * company)
+
+
+class Serving(RuleBasedStateMachine):
+    """Requests come, go and are cancelled in any order; each wants a number of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(SLOTS, CHUNK)
+        self.wanted: dict[int, int] = {}
+        self.prompts: dict[int, int] = {}
+        self.in_slot: dict[int, int] = {}
+        self.next_request = 0
+
+    @rule(tokens=st.integers(1, 3 * CHUNK), wanted=st.integers(1, 5))
+    def submit(self, tokens: int, wanted: int) -> None:
+        self.scheduler.submit(self.next_request, tokens)
+        self.wanted[self.next_request] = wanted
+        self.prompts[self.next_request] = tokens
+        self.next_request += 1
+
+    @rule(choice=st.integers(0, 10))
+    def cancel(self, choice: int) -> None:
+        if self.wanted:
+            self.leave(sorted(self.wanted)[choice % len(self.wanted)])
+
+    @rule(allowance=st.integers(0, 4))
+    def step(self, allowance: int) -> None:
+        step = self.scheduler.plan(allowance)
+        assert step.samples <= allowance
+        slots = [work.slot for work in works(step)]
+        assert len(slots) == len(set(slots))
+        for work in works(step):
+            assert self.in_slot.setdefault(work.request, 0) == work.start
+            self.in_slot[work.request] += work.count
+            if work.samples:
+                assert self.in_slot[work.request] == self.prompts[work.request]
+                self.prompts[work.request] += 1
+                self.wanted[work.request] -= 1
+                if not self.wanted[work.request]:
+                    self.leave(work.request)
+
+    def leave(self, request: int) -> None:
+        self.scheduler.leave(request)
+        del self.wanted[request], self.prompts[request]
+        self.in_slot.pop(request, None)
+
+    @invariant()
+    def no_request_is_lost(self) -> None:
+        assert self.scheduler.waiting + self.scheduler.running == len(self.wanted)
+        assert self.scheduler.running <= SLOTS
+
+    def teardown(self) -> None:
+        for _ in range(10_000):
+            if self.scheduler.idle:
+                break
+            self.step(SLOTS)
+        assert self.scheduler.idle and not self.wanted
+        free = [self.scheduler.leave(request) for request in range(self.next_request)]
+        assert free == [None] * self.next_request
+        for request in range(SLOTS):
+            self.scheduler.submit(request, 1)
+        assert [work.slot for work in self.scheduler.plan(SLOTS).decode] == list(range(SLOTS))
+
+
+TestServing = Serving.TestCase
