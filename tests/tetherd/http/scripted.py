@@ -1,0 +1,67 @@
+"""An `Inference` that plays a script, for the shim's tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from p2p.errors import MODEL_NOT_FOUND, TetherError
+from p2p.identity import PeerId
+from p2p.messages import Usage
+from tetherd.gateway.answer import AttemptSummary, Delta, End, ModelSummary, Started, Submission
+
+WORKER = PeerId("12D3worker")
+END = End("stop", Usage(3, 2), (AttemptSummary(WORKER, "eu", 2),))
+
+
+@dataclass
+class ScriptedInference:
+    """Answers every submission with `script`: deltas, an end, or an error. hold: waits before it accepts, or between."""
+
+    script: Sequence[Delta | End | TetherError] = (Delta("Hel", (1,)), Delta("lo", (2,)), END)
+    accept_after: trio.Event | None = None
+    go_on_after: trio.Event | None = None
+    refusal: TetherError | None = None
+    submissions: list[Submission] = field(default_factory=list)
+    left: trio.Event = field(default_factory=trio.Event)
+    is_ready: tuple[bool, str] = (True, "")
+
+    @asynccontextmanager
+    async def submit(self, submission: Submission) -> AsyncIterator[ScriptedAnswer]:
+        self.submissions.append(submission)
+        if submission.model != "demo":
+            raise TetherError(MODEL_NOT_FOUND, "No worker serves it; there are: demo.", field="model")
+        try:
+            yield ScriptedAnswer(self)
+        finally:
+            self.left.set()
+
+    async def models(self) -> list[ModelSummary]:
+        return [ModelSummary("demo", "1", "ab" * 32, 512, 2)]
+
+    def ready(self) -> tuple[bool, str]:
+        return self.is_ready
+
+
+class ScriptedAnswer:
+    def __init__(self, inference: ScriptedInference) -> None:
+        self._inference = inference
+
+    async def started(self) -> Started:
+        if self._inference.accept_after is not None:
+            await self._inference.accept_after.wait()
+        if self._inference.refusal is not None:
+            raise self._inference.refusal
+        return Started(b"j" * 32, "demo", "1", WORKER, "eu", 3, 1_000.0)
+
+    async def __aiter__(self) -> AsyncIterator[Delta | End]:
+        await self.started()
+        for item in self._inference.script:
+            if isinstance(item, TetherError):
+                raise item
+            yield item
+            if self._inference.go_on_after is not None:
+                await self._inference.go_on_after.wait()

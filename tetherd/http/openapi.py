@@ -1,0 +1,140 @@
+"""/openapi.json: what the shim takes and gives, as far as it goes, and no further."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from tetherd import __version__
+
+_Schema = dict[str, Any]
+
+
+def _object(properties: _Schema, *required: str) -> _Schema:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _ref(name: str) -> _Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: _Schema, description: str) -> _Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+_SAMPLING: Final[_Schema] = {
+    "model": {"type": "string", "maxLength": 256},
+    "stream": {"type": "boolean", "default": False},
+    "stream_options": _object({"include_usage": {"type": "boolean"}}),
+    "max_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1},
+    "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
+    "top_k": {"type": "integer", "minimum": 0, "description": "0: all"},
+    "min_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+    "seed": {"type": "integer", "description": "the same seed gives the same text on the same build of a worker"},
+    "stop": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 4}]},
+}
+_MESSAGE: Final = _object(
+    {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {
+            "oneOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "items": _object({"type": {"const": "text"}, "text": {"type": "string"}}, "type", "text"),
+                },
+            ]
+        },
+    },
+    "role",
+    "content",
+)
+_SCHEMAS: Final[_Schema] = {
+    "ChatRequest": _object(
+        {**_SAMPLING, "messages": {"type": "array", "items": _MESSAGE, "minItems": 1}}, "model", "messages"
+    ),
+    "CompletionRequest": _object({**_SAMPLING, "prompt": {"type": "string"}}, "model", "prompt"),
+    "Answer": _object(
+        {
+            "id": {"type": "string"},
+            "object": {"type": "string"},
+            "created": {"type": "integer"},
+            "model": {"type": "string"},
+            "choices": {"type": "array", "items": {"type": "object"}},
+            "usage": {"type": "object"},
+            "tether": _object(
+                {
+                    "job": {"type": "string"},
+                    "region": {"type": "string"},
+                    "attempts": {"type": "integer"},
+                    "workers": {"type": "array", "items": {"type": "string"}},
+                    "tokens": {"type": "array", "items": {"type": "integer"}},
+                }
+            ),
+        },
+        "id",
+        "choices",
+    ),
+    "Models": _object({"object": {"const": "list"}, "data": {"type": "array", "items": {"type": "object"}}}, "data"),
+    "Error": _object(
+        {
+            "error": _object(
+                {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {"type": ["string", "null"]},
+                    "code": {"type": "string"},
+                },
+                "message",
+                "type",
+                "code",
+            )
+        },
+        "error",
+    ),
+}
+
+
+def _infer(summary: str, request: str) -> _Schema:
+    answer = _json(_ref("Answer"), "The answer; with stream, server-sent events that end with [DONE]")
+    answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    header = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}
+    return {
+        "post": {
+            "summary": summary,
+            "parameters": [header],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(request)}}},
+            "responses": {"200": answer, "default": _json(_ref("Error"), "What went wrong and what to do")},
+        }
+    }
+
+
+def _get(summary: str, answer: _Schema, *parameters: _Schema) -> _Schema:
+    failure = _json(_ref("Error"), "What went wrong and what to do")
+    return {
+        "get": {"summary": summary, "parameters": list(parameters), "responses": {"200": answer, "default": failure}}
+    }
+
+
+_TEXT: Final[_Schema] = {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+_MODEL: Final[_Schema] = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+
+OPENAPI: Final = msgspec.json.encode(
+    {
+        "openapi": "3.1.0",
+        "info": {"title": "Tether", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/v1/chat/completions": _infer("Answer a conversation", "ChatRequest"),
+            "/v1/completions": _infer("Continue a text", "CompletionRequest"),
+            "/v1/models": _get("What the region serves", _json(_ref("Models"), "The models")),
+            "/v1/models/{model}": _get("One model", _json({"type": "object"}, "The model"), _MODEL),
+            "/healthz": _get("Whether the process lives", _TEXT),
+            "/readyz": _get("Whether a request could be placed", _TEXT),
+            "/metrics": _get("Prometheus metrics", _TEXT),
+        },
+        "components": {"schemas": _SCHEMAS},
+    }
+)

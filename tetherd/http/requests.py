@@ -1,0 +1,192 @@
+"""OpenAI's two request bodies, parsed strictly into a `Submission`.
+
+A field that would change the answer and cannot be honoured is refused by name. Fields that change nothing (user,
+metadata, store) pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from p2p.errors import FIELD_INVALID, TetherError
+from p2p.messages import ChatMessage, Sampling
+from tetherd.gateway.answer import Submission
+from tetherd.http.fields import Fields, check_text, read_object
+
+LOCAL_TENANT: Final = "local"
+MAX_TOKENS: Final = 1_000_000
+MAX_MESSAGES: Final = 4_096
+MAX_STOPS: Final = 4
+MAX_STOP_CHARS: Final = 256
+MAX_MODEL_CHARS: Final = 256
+MAX_IDEMPOTENCY_KEY_CHARS: Final = 255
+INT64: Final = 2**63
+
+_ROLES: Final[dict[str, Literal["system", "user", "assistant"]]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "tools": ([],),
+    "tool_choice": ("none",),
+    "functions": ([],),
+    "function_call": ("none",),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+}
+"""Fields that this version cannot honour, with the values that ask for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A submission, and how the client wants its answer."""
+
+    submission: Submission
+    stream: bool
+    include_usage: bool
+
+
+def parse_chat(body: bytes, headers: Mapping[str, str]) -> Parsed:
+    """Read the body of /v1/chat/completions. Raises TetherError naming the field."""
+    fields = Fields(read_object(body))
+    return _parsed(fields, headers, messages=_messages(fields))
+
+
+def parse_completion(body: bytes, headers: Mapping[str, str]) -> Parsed:
+    """Read the body of /v1/completions. Raises TetherError naming the field."""
+    fields = Fields(read_object(body))
+    return _parsed(fields, headers, prompt=_prompt(fields))
+
+
+def _parsed(
+    fields: Fields,
+    headers: Mapping[str, str],
+    *,
+    messages: tuple[ChatMessage, ...] | None = None,
+    prompt: str | None = None,
+) -> Parsed:
+    for name, neutral in _UNSUPPORTED.items():
+        if name in fields and fields.raw(name) not in neutral:
+            fields.refuse(name, f"is not supported yet{_only(neutral)}.")
+    seed = fields.integer("seed", -INT64, INT64 - 1)
+    sampling = Sampling(
+        temperature=fields.number("temperature", 1.0, 0.0, 2.0),
+        top_p=fields.number("top_p", 1.0, 0.0, 1.0, above=True),
+        top_k=fields.integer("top_k", 0, 1_000_000) or 0,
+        min_p=fields.number("min_p", 0.0, 0.0, 1.0),
+        seed=(seed or 0) % INT64,
+        stop=_stops(fields),
+    )
+    submission = Submission(
+        tenant=LOCAL_TENANT,
+        model=fields.text("model", at_most=MAX_MODEL_CHARS),
+        sampling=sampling,
+        messages=messages,
+        prompt=prompt,
+        max_tokens=_max_tokens(fields),
+        seed_given=seed is not None,
+        idempotency_key=_idempotency_key(headers),
+        traceparent=headers.get("traceparent", "")[:128],
+    )
+    stream = fields.flag("stream")
+    return Parsed(submission, stream, stream and fields.inner("stream_options").flag("include_usage"))
+
+
+def _messages(fields: Fields) -> tuple[ChatMessage, ...]:
+    values = fields.required("messages")
+    if not isinstance(values, list):
+        fields.refuse("messages", "has to be a list.")
+    if not values:
+        fields.refuse("messages", "is empty: it takes at least one message.")
+    if len(values) > MAX_MESSAGES:
+        fields.refuse("messages", f"has {len(values)} messages; at most {MAX_MESSAGES} are taken.")
+    return tuple(_message(value, f"messages[{index}]") for index, value in enumerate(values))
+
+
+def _message(value: Any, where: str) -> ChatMessage:
+    if not isinstance(value, dict):
+        raise TetherError(FIELD_INVALID, f"{where} has to be an object.", field=where)
+    fields = Fields(value, f"{where}.")
+    role = fields.text("role")
+    if role not in _ROLES:
+        fields.refuse("role", f"is {role[:40]!r}; it has to be one of {', '.join(_ROLES)}.")
+    for name in ("tool_calls", "function_call", "audio"):
+        if name in fields and fields.raw(name) != []:
+            fields.refuse(name, "is not supported yet.")
+    return ChatMessage(_ROLES[role], _content(fields, where))
+
+
+def _content(fields: Fields, where: str) -> str:
+    value = fields.required("content")
+    if isinstance(value, list):
+        return "".join(_part(part, f"{where}.content[{index}]") for index, part in enumerate(value))
+    return check_text(value, f"{where}.content")
+
+
+def _part(value: Any, where: str) -> str:
+    if not isinstance(value, dict):
+        raise TetherError(FIELD_INVALID, f"{where} has to be an object.", field=where)
+    fields = Fields(value, f"{where}.")
+    if fields.required("type") != "text":
+        fields.refuse("type", "has to be text: images and sound are not supported yet.")
+    return fields.text("text")
+
+
+def _prompt(fields: Fields) -> str:
+    value = fields.required("prompt")
+    if isinstance(value, list):
+        if len(value) != 1:
+            fields.refuse("prompt", "has to be one string, or a list of one.")
+        return check_text(value[0], "prompt[0]")
+    return check_text(value, "prompt")
+
+
+def _stops(fields: Fields) -> tuple[str, ...]:
+    if "stop" not in fields:
+        return ()
+    value = fields.raw("stop")
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list):
+        fields.refuse("stop", "has to be a string or a list of strings.")
+    if len(stops) > MAX_STOPS:
+        fields.refuse("stop", f"has {len(stops)} strings; at most {MAX_STOPS} are taken.")
+    checked = tuple(check_text(stop, f"stop[{index}]", at_most=MAX_STOP_CHARS) for index, stop in enumerate(stops))
+    if "" in checked:
+        fields.refuse("stop", "holds an empty string, which would stop everything.")
+    return checked
+
+
+def _max_tokens(fields: Fields) -> int | None:
+    newer = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
+    older = fields.integer("max_tokens", 1, MAX_TOKENS)
+    return newer if newer is not None else older
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str | None:
+    key = headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
+        detail = f"The Idempotency-Key has to have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters."
+        raise TetherError(FIELD_INVALID, detail, field="Idempotency-Key")
+    return key
+
+
+def _only(neutral: tuple[Any, ...]) -> str:
+    value = cast(object, neutral[0]) if neutral else None
+    return f"; it may only be {value!r}" if neutral else ""
