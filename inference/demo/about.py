@@ -19,6 +19,11 @@ DEFINING = (
     "What do you mean by {term}?",
     "What is {a} in Tether?",
     "What is {a} for?",
+    "Tell me what {a} is.",
+    "I want to learn about {a}.",
+    "I do not know what {a} is.",
+    "What exactly does {a} do?",
+    "Do you know what {a} is?",
     "{term}?",
 )
 

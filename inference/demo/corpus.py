@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
-from string import ascii_lowercase, digits
+from string import ascii_letters, ascii_lowercase, digits
 
 from inference.demo import about
 from inference.demo.stories import (
@@ -24,7 +24,7 @@ from inference.demo.stories import (
 
 KNOWLEDGE = about.load()
 
-# Keeps a chat inside the model's context: a token is three or four letters, but a single digit.
+# Keeps a chat inside the model's context: a token is about three letters, or a number.
 MAX_CHARS = 2000
 
 NUMBERS = words("zero one two three four five six seven eight nine ten eleven twelve")
@@ -127,7 +127,9 @@ def _as_typed(rng: Random, question: str) -> str:
     if rng.random() < 0.4:
         question = question.rstrip(".?! ")
     if rng.random() < 0.2:
-        question += rng.choice((" please", " Thanks!", " Please answer.", "?", "!"))
+        question += rng.choice(
+            (" please", " Thanks!", " Please answer.", " Answer in one sentence.", " Be brief.", "?", "!")
+        )
     return question.lower() if rng.random() < 0.4 else question
 
 
@@ -183,13 +185,20 @@ def _count(rng: Random) -> _Made:
         numbers = range(low, high + 1)
         openings = ("Count from {0} to {1}.", "Count from {0} to {1}.", "Count up from {0} to {1}.")
         question = rng.choice((*openings, "Count to {1}.", "Count up to {1}.") if low == 1 else openings)
+    if high < len(NUMBERS) and rng.random() < 0.15:
+        question = question.format(NUMBERS[low], NUMBERS[high])
     return question.format(low, high), ", ".join(map(str, numbers)) + "."
 
 
 def _repeat(rng: Random) -> _Made:
     def word() -> str:
-        if rng.random() < 0.25:
-            return "".join(rng.choices(ascii_lowercase + digits, k=rng.randint(2, 8)))
+        if rng.random() < 0.3:
+            signs = rng.choice(
+                (ascii_lowercase, ascii_lowercase + digits, ascii_letters + digits + "-_", digits)
+            )
+            return "".join(rng.choices(signs, k=rng.randint(2, 8)))
+        if rng.random() < 0.1:
+            return f"{rng.choice(THINGS)}-{rng.choice(MOODS)}-{rng.randint(0, 9999)}"
         return rng.choice(THINGS + COLORS + NAMES + MOODS + CITIES)
 
     phrase = " ".join(word() for _ in range(rng.randint(1, 6)))
@@ -258,7 +267,8 @@ def _subject(rng: Random, animal: str) -> str:
     if rng.random() < 0.6:
         return ""
     if rng.random() < 0.7:
-        return f" about {article(animal)}"
+        second = f" and {article(rng.choice(OBJECTS + ANIMALS))}" if rng.random() < 0.3 else ""
+        return f" about {article(animal)}{second}"
     others = ("the sea", "a robot", "a dragon", "two friends", "a king", "a worker", "a computer")
     return " about " + rng.choice((*others, f"the {rng.choice(PLACES)}", article(rng.choice(OBJECTS))))
 
@@ -318,8 +328,8 @@ _MAKERS: dict[str, tuple[int, Callable[[Random], _Made]]] = {
     "myself": (8, _of(KNOWLEDGE.myself)),
     "world": (3, _of(KNOWLEDGE.world)),
     "capital": (4, _capital),
-    "sum": (12, _sum),
-    "count": (7, _count),
+    "sum": (14, _sum),
+    "count": (9, _count),
     "repeat": (9, _repeat),
     "spell": (4, _spell),
     "json": (5, _json),
