@@ -26,6 +26,8 @@ main() {
     build_llama_cpp
     say "packages: fetching and installing what pyproject.toml names"
     watched "packages" .venv/bin/pip install --editable '.[dev]'
+    # libp2p brings trio-typing, whose stubs of trio 0.22 would hide trio's own types from mypy.
+    rm -rf .venv/lib/python3*/site-packages/trio-stubs
     echo "$wanted" >.venv/ready
     say "ready after $SECONDS s: .venv/bin/tetherd, .venv/bin/tetherctl"
 }
