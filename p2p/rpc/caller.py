@@ -250,7 +250,7 @@ class CallerSession:
         finally:
             self.over = True
             for call in self._calls.values():
-                call.ended(end)
+                call.ended(TetherError.from_wire(end.to_wire()))
             self._calls.clear()
 
     async def _run(self) -> TetherError:
@@ -333,7 +333,7 @@ class CallerSession:
         for call in list(self._calls.values()):
             if call.opened is not None and self.channel.withdraw(call.opened):
                 del self._calls[call.number]
-                call.ended(error)
+                call.ended(TetherError.from_wire(error.to_wire()))
 
 
 async def _welcome(reader: FrameReader) -> int:
