@@ -102,6 +102,8 @@ class MemoryNetwork:
     async def _dial(self, dialer: MemoryNode, address: PeerAddress) -> None:
         await trio.sleep(2 * self.delay_s)
         peer = address.peer
+        if self._nodes.get(dialer.peer_id) is not dialer:
+            raise TetherError(UNREACHABLE, "This node was killed.")
         if self.connected(dialer.peer_id, peer):
             return
         known = set(address.addresses) | dialer._known.get(peer, set())
@@ -110,7 +112,7 @@ class MemoryNetwork:
         if frozenset((dialer.peer_id, peer)) in self._cuts:
             raise TetherError(UNREACHABLE, f"No way to {peer}: the dial timed out.")
         target = self._nodes.get(peer)
-        if target is None or target.address not in known or self._nodes.get(dialer.peer_id) is not dialer:
+        if target is None or target.address not in known:
             raise TetherError(UNREACHABLE, f"Connection to {peer} refused.")
         admitted = {
             peer: target._admit(dialer._passport(), dialer.peer_id),
@@ -230,7 +232,9 @@ class MemoryNode:
         self._world._disconnect(self._peer_id, peer, "The connection was closed.")
 
     def peers(self) -> frozenset[PeerId]:
-        neighbours = self._world._neighbours(self._peer_id)
+        neighbours = (
+            self._world._neighbours(self._peer_id) if self._world._nodes.get(self._peer_id) is self else ()
+        )
         return frozenset(peer for peer in neighbours if not isinstance(self.admission(peer), Guest))
 
     def admission(self, peer: PeerId) -> Admission | None:

@@ -10,8 +10,9 @@ broken stream, after which another may go on; anything else is the end.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from math import inf
 from typing import Final
 
 import trio
@@ -58,6 +59,7 @@ class Channel:
         self._wake = trio.Event()
         self._link: trio.CancelScope | None = None
         self._mid_write = False
+        self._stopping = False
         self._dismissed = False
         self._interruption = TetherError(UNREACHABLE, "The connection broke.")
 
@@ -96,35 +98,43 @@ class Channel:
         """
         verdicts: list[TetherError] = []
         farewell: TetherError | None = TetherError(CALL_LOST, "The peer is shutting down.")
-        self._mid_write = False
+        self._mid_write = self._stopping = False
         self._interruption = TetherError(UNREACHABLE, "The connection broke.")
         try:
             with trio.CancelScope() as self._link:
                 async with trio.open_nursery() as nursery:
 
-                    async def until_it_fails(work: Callable[[], Awaitable[None]]) -> None:
-                        try:
-                            await work()
-                        except TetherError as error:
-                            verdicts.append(error)
+                    async def write() -> None:
+                        with _kept_in(verdicts):
+                            await self._write_all(stream, greeting, peer_received)
                         nursery.cancel_scope.cancel()
 
-                    nursery.start_soon(
-                        until_it_fails, lambda: self._write_all(stream, greeting, peer_received)
-                    )
-                    nursery.start_soon(until_it_fails, lambda: self._read_all(reader))
-            verdict = verdicts[0] if verdicts else self._interruption
-            farewell = None if verdict.code is UNREACHABLE or self._dismissed else verdict
-            return verdict
+                    nursery.start_soon(write)
+                    with _kept_in(verdicts):
+                        await self._read_all(reader)
+                    self._stop_writing(nursery.cancel_scope, at_once=not self._farewell(verdicts))
+            farewell = self._farewell(verdicts)
+            return verdicts[0] if verdicts else self._interruption
         finally:
             self._link = None
             await hang_up(stream, None if self._mid_write else farewell, self._limits)
+
+    def _farewell(self, verdicts: list[TetherError]) -> TetherError | None:
+        """What to tell the peer: nothing if the stream is broken, or if it was the peer who ended the session."""
+        verdict = verdicts[0] if verdicts else self._interruption
+        return None if verdict.code is UNREACHABLE or self._dismissed else verdict
+
+    def _stop_writing(self, scope: trio.CancelScope, *, at_once: bool) -> None:
+        """A farewell needs the frame that is being written whole before it, if the peer takes it at all."""
+        self._stopping = True
+        self._wake.set()
+        scope.deadline = -inf if at_once else trio.current_time() + self._limits.goodbye_s
 
     async def _write_all(self, stream: Stream, greeting: bytes, peer_received: int) -> None:
         self._acknowledged(peer_received)
         self._again = deque(self._kept)
         batch = [greeting, *self._batch()]
-        while True:
+        while not self._stopping:
             if batch:
                 self._mid_write = True
                 await stream.write(b"".join(batch))
@@ -187,6 +197,14 @@ class Channel:
         while self._kept_from < received:
             self.backlog_bytes -= len(self._kept.popleft())
             self._kept_from += 1
+
+
+@contextmanager
+def _kept_in(verdicts: list[TetherError]) -> Iterator[None]:
+    try:
+        yield
+    except TetherError as error:
+        verdicts.append(error)
 
 
 async def hang_up(stream: Stream, farewell: TetherError | None, limits: RpcLimits) -> None:
