@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -172,6 +173,8 @@ class CalleeSession:
 
     def _deliver(self, frame: Numbered) -> None:
         match frame:
+            case _ if self.over:
+                pass
             case Open():
                 self._open(frame)
             case Credit(call=number, amount=amount):
@@ -201,7 +204,7 @@ class CalleeSession:
             usage.request_bytes += len(call.request)
             self._metrics.call_started("callee", call.method)
             answer = service.answer
-            self._spawn(lambda: self._run(call, answer))
+            self._spawn(partial(self._run, call, answer))
 
     def _refuse(self, frame: Open, why: TetherError) -> None:
         self.channel.send(Failed(frame.call, why.to_wire()), frame.priority)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -60,7 +61,7 @@ class Inbound:
         if verdict is None:
             return
         if verdict.code is UNREACHABLE and self._closed is None:
-            self._spawn(lambda: self._expire(session, (stream.peer, guest)))
+            self._spawn(partial(self._expire, session, (stream.peer, guest)))
             return
         if verdict.code is not CALL_LOST:
             _log.warning("rpc.session_ended", peer=stream.peer, code=verdict.code.name, detail=verdict.detail)

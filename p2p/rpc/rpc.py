@@ -76,6 +76,7 @@ class Rpc:
         self._outbound: dict[_Lane, CallerSession] = {}
         self._inbound = Inbound(self._spawn, limits, metrics)
         self._nursery: trio.Nursery | None = None
+        self._stopped = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and carry calls until cancelled."""
@@ -87,6 +88,7 @@ class Rpc:
             try:
                 await trio.sleep_forever()
             finally:
+                self._stopped = True
                 self._inbound.close(TetherError(CALL_LOST, "The peer is shutting down."))
 
     def serve(
@@ -151,8 +153,8 @@ class Rpc:
             session = CallerSession(
                 peer, self._dial(lane), self._instance, next(self._serials), self._limits, self._metrics
             )
+            self._spawn(partial(self._carry, lane, session))
             self._outbound[lane] = session
-            self._spawn(lambda: self._carry(lane, session))
         return session.open(method.name, method.priority, encode(request), timeout_s)
 
     async def _carry(self, lane: _Lane, session: CallerSession) -> None:
@@ -164,7 +166,7 @@ class Rpc:
         async def dial(again: bool) -> Stream:
             if lane.peer == self._transport.peer_id:
                 ours, theirs = pipe(lane.peer, lane.peer)
-                self._spawn(lambda: self._inbound.answer(theirs, guest=lane.guests))
+                self._spawn(partial(self._inbound.answer, theirs, guest=lane.guests))
                 return ours
             if again:
                 await self._transport.connect(PeerAddress(lane.peer))
@@ -184,6 +186,8 @@ class Rpc:
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is None:
             raise RuntimeError("Rpc.run has to be started first")
+        if self._stopped:
+            raise TetherError(CALL_LOST, "This node is shutting down.")
         self._nursery.start_soon(work)
 
 
