@@ -12,6 +12,7 @@ from inference.pace import Pace
 from inference.sampler import next_token
 from inference.scheduler import Scheduler, Step, Work
 from inference.text import TextStream
+from p2p.errors import FIELD_INVALID, TetherError
 
 
 @dataclass(slots=True)
@@ -52,7 +53,12 @@ class Batch:
         return self._pace.wait_s() if self._stalled else 0.0
 
     def submit(self, asked: Generate) -> Iterator[Produced]:
-        """Queue an answer, or end it at once where what it resumes after was already all of it."""
+        """Queue an answer, or end it at once where what it resumes after was already all of it.
+
+        Raises TetherError(FIELD_INVALID) for ids that are not in the vocabulary: llama.cpp would give up on the batch.
+        """
+        if not all(0 <= token < self._model.vocabulary_size for token in (*asked.prompt, *asked.resume)):
+            raise TetherError(FIELD_INVALID, "A token id is not in this model's vocabulary.", field="resume")
         answer = _Answer(asked, self._text_of(asked), [*asked.prompt, *asked.resume])
         if answer.text.stopped:
             yield self._produced(answer, (), "", "stop")

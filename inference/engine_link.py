@@ -169,6 +169,8 @@ class EngineLink:
                 self._counts[request].set(ids)
             case Refused(request, error) if request in self._counts:
                 self._counts[request].set(TetherError.from_wire(error))
+            case Refused(request, error) if request in self._answers:
+                self._answers[request].fail(TetherError.from_wire(error))
             case _:
                 pass  # Of a request that was given up meanwhile.
 

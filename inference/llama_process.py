@@ -148,9 +148,12 @@ def _step_for_ever(batch: Batch, inbox: Inbox, outbox: Outbox) -> None:
     while True:
         for command in inbox.take(None if batch.idle else batch.wait_s()):
             match command:
-                case Generate():
-                    for produced in batch.submit(command):
-                        outbox.put(produced)
+                case Generate(request):
+                    try:
+                        for produced in batch.submit(command):
+                            outbox.put(produced)
+                    except TetherError as error:
+                        outbox.put(Refused(request, error.to_wire()))
                 case Cancel(request):
                     batch.leave(request)
         for produced in batch.step(time.monotonic()):

@@ -15,10 +15,12 @@ from p2p.messages import SealedInput
 from p2p.wire import encode
 
 MAC_BYTES: Final = 32
+MAX_MAC_KEY_BYTES: Final = 64
+"""BLAKE2b's own limit."""
 
 
 def request_mac(mac_key: bytes, content: SealedInput) -> bytes:
-    """BLAKE2b, 32 bytes, keyed with mac_key (at most 64 bytes), over content without its key and its resumed ids."""
+    """BLAKE2b, 32 bytes, keyed with mac_key (1 to 64 bytes), over content without its key and its resumed ids."""
     return hashlib.blake2b(
         encode(replace(content, mac_key=b"", resume=())), digest_size=MAC_BYTES, key=mac_key
     ).digest()

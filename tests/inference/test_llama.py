@@ -14,7 +14,7 @@ import trio
 from inference.demo import MODEL_PATH
 from inference.engine import Finish, Generation, Prompt
 from inference.llama import LlamaEngine, LlamaSettings, open_llama
-from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, MODEL_INVALID, Code, TetherError
+from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, FIELD_INVALID, MODEL_INVALID, Code, TetherError
 from p2p.messages import ChatMessage, Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -157,6 +157,17 @@ async def test_what_cannot_fit_is_refused_with_both_numbers(generation: Generati
             async with engine.generate(generation):
                 raise AssertionError("it was taken")
         assert refused.value.code is code
+
+
+@pytest.mark.parametrize("resume", [(-1,), (1024,), (1 << 40,)])
+async def test_ids_outside_the_vocabulary_are_refused_and_harm_nobody(resume: tuple[int, ...]) -> None:
+    async with loaded() as engine:
+        prompt, process = await prompt_of(engine, "Hello!"), engine.process_id
+        with pytest.raises(TetherError) as refused:
+            await ask(engine, prompt, resume=resume)
+        assert refused.value.code is FIELD_INVALID
+        assert (await ask(engine, prompt))[0]
+        assert engine.process_id == process
 
 
 async def test_an_answer_may_fill_the_context_to_its_last_token() -> None:

@@ -1,0 +1,198 @@
+"""One attempt of one job on this worker: from the opened seal to the signed receipt.
+
+Whatever follows from the content is said inside the seal, refusals too: an error code in clear would tell the network
+something about a prompt. Only what the content has no part in (a dead engine, a cancelled caller) ends the call itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from inference.engine import Engine, Finish, Generation, Prompt, Tokens
+from inference.worker_metrics import WorkerMetrics
+from p2p.chain import CHAIN_START, next_link
+from p2p.errors import (
+    CONTEXT_EXCEEDED,
+    ENGINE_FAILED,
+    FIELD_INVALID,
+    GRANT_INVALID,
+    OUT_OF_RANGE,
+    TetherError,
+)
+from p2p.identity import NodeKey
+from p2p.messages import ChunkBody, Grant, InferChunk, Receipt, Sampling, SealedInput, SignedReceipt, Usage
+from p2p.sealed import Seal
+from p2p.wire import encode
+
+COALESCE_S: Final = 0.005
+"""The shortest time between two chunks: what comes sooner travels together. Slower models are never held up by it."""
+MAX_STOPS: Final = 16
+MAX_STOP_CHARS: Final = 1_024
+MAX_TEMPERATURE: Final = 100.0
+MAX_TOP_K: Final = 1 << 30
+
+
+@dataclass(slots=True)
+class ChunkWriter:
+    """Seals chunk bodies in order and links them. send: hands one to the call, waiting for its credit."""
+
+    seal: Seal
+    correlation_id: str
+    send: Callable[[InferChunk], Awaitable[None]]
+    seq: int = 0
+    chain: bytes = CHAIN_START
+
+    async def write(self, body: ChunkBody, *, done: bool = False) -> None:
+        payload = self.seal.close("chunk", self.seq, encode(body))
+        chunk = InferChunk(self.correlation_id, self.seq, payload, done, self.seal.attempt, self.chain)
+        self.seq += 1
+        self.chain = next_link(self.chain, payload)
+        await self.send(chunk)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Runs once. started_s: monotonic, when the request arrived; sampled: told how many tokens, as they come."""
+
+    key: NodeKey
+    grant: Grant
+    content: SealedInput
+    engine: Engine
+    writer: ChunkWriter
+    metrics: WorkerMetrics
+    started_s: float
+    sampled: Callable[[int], None]
+    prompt_tokens: int = 0
+    position: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.position = len(self.content.resume)
+
+    async def run(self) -> str:
+        """Answer, or refuse inside the seal. Returns the outcome: how it finished, or the code of the refusal.
+
+        Raises TetherError(ENGINE_FAILED | CANCELLED | CALL_LOST).
+        """
+        try:
+            generation = await self._accept()
+            await self.writer.write(ChunkBody(accepted=self.prompt_tokens))
+            self.metrics.requested(self.prompt_tokens)
+            return await self._stream(generation)
+        except TetherError as refusal:
+            if refusal.code not in _FROM_CONTENT:
+                raise
+            await self.writer.write(ChunkBody(error=refusal.to_wire()), done=True)
+            return refusal.code.name
+
+    async def _accept(self) -> Generation:
+        content, grant = self.content, self.grant
+        check_sampling(content.sampling)
+        prompt = await self.engine.tokenize(Prompt(content.messages, content.prompt))
+        self.prompt_tokens = len(prompt)
+        max_tokens = self._max_tokens(len(prompt), self.engine.info.context_tokens)
+        if len(prompt) > grant.max_prompt_tokens or max_tokens > grant.max_tokens:
+            raise TetherError(
+                GRANT_INVALID,
+                f"The grant allows {grant.max_prompt_tokens} prompt tokens and {grant.max_tokens} of answer; "
+                f"these are {len(prompt)} and {max_tokens}.",
+            )
+        if len(content.resume) > max_tokens:
+            detail = f"{len(content.resume)} tokens are resumed after, of {max_tokens}."
+            raise TetherError(FIELD_INVALID, detail, field="resume")
+        return Generation(prompt, max_tokens, content.sampling, content.resume)
+
+    def _max_tokens(self, prompt_tokens: int, context_tokens: int) -> int:
+        """What was asked for, or what fits. Raises TetherError(CONTEXT_EXCEEDED | OUT_OF_RANGE)."""
+        where = "messages" if self.content.messages is not None else "prompt"
+        room = context_tokens - prompt_tokens
+        if room < 1:
+            detail = f"The prompt has {prompt_tokens} tokens; the model's context is {context_tokens}."
+            raise TetherError(CONTEXT_EXCEEDED, detail, field=where)
+        wanted = self.content.max_tokens
+        if wanted is None:
+            return min(self.grant.max_tokens, room)
+        if wanted < 1:
+            raise TetherError(OUT_OF_RANGE, "max_tokens is below 1.", field="max_tokens")
+        if wanted > room:
+            detail = (
+                f"The prompt has {prompt_tokens} tokens and max_tokens is {wanted}, {prompt_tokens + wanted} together; "
+                f"the model's context is {context_tokens}."
+            )
+            raise TetherError(CONTEXT_EXCEEDED, detail, field="max_tokens")
+        return wanted
+
+    async def _stream(self, generation: Generation) -> str:
+        last_s: float | None = None
+        async with self.engine.generate(generation) as answer:
+            async for tokens in answer:
+                now_s = trio.current_time()
+                self._count(tokens, now_s, last_s)
+                self.position = tokens.position + len(tokens.ids)
+                if tokens.finish is not None:
+                    await self._finish(tokens, tokens.finish)
+                    return tokens.finish
+                body = ChunkBody(token_ids=tokens.ids, text=tokens.text, position=tokens.position)
+                await self.writer.write(body)
+                last_s = now_s
+                await trio.sleep_until(now_s + COALESCE_S)
+        raise TetherError(ENGINE_FAILED, "The engine ended an answer without an end.")
+
+    def _count(self, tokens: Tokens, now_s: float, last_s: float | None) -> None:
+        self.metrics.sampled(len(tokens.ids))
+        self.sampled(len(tokens.ids))
+        if last_s is None:
+            self.metrics.first_token(now_s - self.started_s)
+        elif tokens.ids:
+            self.metrics.between_tokens((now_s - last_s) / len(tokens.ids))
+
+    async def _finish(self, tokens: Tokens, finish: Finish) -> None:
+        body = ChunkBody(
+            token_ids=tokens.ids,
+            text=tokens.text,
+            position=tokens.position,
+            finish=finish,
+            usage=Usage(self.prompt_tokens, self.position),
+            receipt=self._receipt(finish),
+        )
+        await self.writer.write(body, done=True)
+
+    def _receipt(self, finish: Finish) -> SignedReceipt:
+        receipt = encode(
+            Receipt(
+                job=self.grant.job,
+                attempt=self.grant.attempt,
+                grant_id=self.grant.grant_id,
+                worker=self.key.node_id,
+                prompt_tokens=self.prompt_tokens,
+                first_position=len(self.content.resume),
+                position=self.position,
+                finish=finish,
+                chain=self.writer.chain,
+                build_tag=self.engine.info.build_tag,
+                resumed=bool(self.content.resume),
+            )
+        )
+        return SignedReceipt(receipt, self.key.sign("receipt", receipt))
+
+
+_FROM_CONTENT: Final = (CONTEXT_EXCEEDED, FIELD_INVALID, GRANT_INVALID, OUT_OF_RANGE)
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """The gateway has checked it for its client; the engine needs it checked for itself. Raises OUT_OF_RANGE."""
+    bounds = (
+        ("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE),
+        ("top_p", sampling.top_p, 0.0, 1.0),
+        ("min_p", sampling.min_p, 0.0, 1.0),
+        ("top_k", sampling.top_k, 0, MAX_TOP_K),
+        ("stop", len(sampling.stop), 0, MAX_STOPS),
+        ("stop", max(map(len, sampling.stop), default=0), 0, MAX_STOP_CHARS),
+    )
+    for name, value, least, most in bounds:
+        if math.isnan(value) or not least <= value <= most:
+            raise TetherError(OUT_OF_RANGE, f"{name} is not between {least} and {most}.", field=name)

@@ -1,0 +1,309 @@
+"""The worker role: lends this machine's engines to whoever brings an orchestrator's grant."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import psutil
+import structlog
+import trio
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from inference.attempt import Attempt, ChunkWriter
+from inference.engine import Engine
+from inference.grants import check_grant
+from inference.manifest import Manifest
+from inference.slots import Slots
+from inference.worker_metrics import NoMetrics, Rate, WorkerMetrics
+from p2p.errors import (
+    ATTEMPT_STALE,
+    CANCELLED,
+    DRAINING,
+    FORBIDDEN,
+    FRAME_INVALID,
+    GRANT_INVALID,
+    MODEL_NOT_FOUND,
+    TetherError,
+)
+from p2p.identity import NodeKey, PeerId
+from p2p.membership import Member, SwarmId
+from p2p.messages import (
+    INFER,
+    RELEASE,
+    RENEW_LEASE,
+    RESERVE,
+    Ack,
+    Grant,
+    HealthReport,
+    InferChunk,
+    InferRequest,
+    LeaseRenewal,
+    ReleaseRequest,
+    ReserveAnswer,
+    ReserveRequest,
+    Role,
+    SealedInput,
+    ServedModel,
+)
+from p2p.request_mac import MAX_MAC_KEY_BYTES, request_mac
+from p2p.rpc import Rpc, ServerCall
+from p2p.sealed import open_from
+from p2p.wire import decode
+
+LEASE_RENEWAL_S: Final = 5.0
+"""A third of the lease, so that one renewal may fail."""
+LEASE_TIMEOUT_S: Final = 3.0
+LEADERS_ASKED: Final = 2
+
+log: Final = structlog.get_logger()
+_tracer: Final = trace.get_tracer(__name__)
+_traceparent: Final = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to answer."""
+
+    manifest: Manifest
+    engine: Engine
+
+
+@dataclass(slots=True)
+class _Running:
+    """fault: what its caller is told if this worker ends it."""
+
+    grant: Grant
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    fault: TetherError | None = None
+
+    def end(self, fault: TetherError) -> None:
+        self.fault = fault
+        self.scope.cancel()
+
+
+class Worker:
+    """One node's worker role.
+
+    admission: what a connected peer proved, None for one without a connection; leaders: orchestrators of the region,
+    best first; now: unix seconds; on_change: called when the load or the state changes.
+    """
+
+    def __init__(
+        self,
+        key: NodeKey,
+        incarnation: int,
+        rpc: Rpc,
+        admission: Callable[[PeerId], Member | None],
+        swarm_id: SwarmId,
+        models: Mapping[str, LoadedModel],
+        *,
+        now: Callable[[], float],
+        leaders: Callable[[], list[PeerId]],
+        metrics: WorkerMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._key = key
+        self._incarnation = incarnation
+        self._rpc = rpc
+        self._admission = admission
+        self._swarm_id = swarm_id
+        self._models = models
+        self._now = now
+        self._leaders = leaders
+        self._metrics = metrics
+        self._on_change = on_change
+        self._slots = Slots({digest: model.engine.info.slots for digest, model in models.items()})
+        self._running: dict[bytes, _Running] = {}
+        self._idle = trio.Event()
+        self._rate = Rate()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve RESERVE, RELEASE and INFER, and renew the leases of what runs, until cancelled."""
+        self._rpc.serve(RESERVE, self._reserve)
+        self._rpc.serve(RELEASE, self._release)
+        self._rpc.serve_stream(INFER, self._infer)
+        self._changed()
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(LEASE_RENEWAL_S)
+                for running in self._running.values():
+                    nursery.start_soon(self._renew_lease, running.grant)
+
+    def health(self) -> HealthReport:
+        return HealthReport(
+            worker_id=self._key.node_id,
+            capacity=self._slots.capacity,
+            gpu_class="cpu",
+            model_cache=tuple(
+                ServedModel(
+                    model.manifest.name, model.manifest.version, digest, model.engine.info.context_tokens
+                )
+                for digest, model in self._models.items()
+            ),
+            load=self._slots.load(self._now()),
+            tokens_per_second=self._rate.per_second(trio.current_time()),
+            free_bytes=psutil.virtual_memory().available,
+            build_tags={digest: model.engine.info.build_tag for digest, model in self._models.items()},
+        )
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, let what runs finish, and end what has not finished in time; it goes on elsewhere."""
+        self._slots.draining = True
+        self._changed()
+        with trio.move_on_after(timeout_s):
+            await self._finished()
+        for running in self._running.values():
+            running.end(TetherError(DRAINING, "This worker is shutting down."))
+        await self._finished()
+
+    async def _finished(self) -> None:
+        while self._running:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    # ── Reservations ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _reserve(self, caller: PeerId, asked: ReserveRequest) -> ReserveAnswer:
+        self._check_role(caller, "orchestrator")
+        now = self._now()
+        self._supersede(self._slots.reserve(asked, now))
+        self._changed()
+        return ReserveAnswer(self._incarnation, self._slots.load(now))
+
+    async def _release(self, caller: PeerId, asked: ReleaseRequest) -> Ack:
+        """Any member that knows the grant's 128 random bits was told them by the orchestrator or the gateway."""
+        self._slots.release(asked.job, asked.grant_id)
+        self._changed()
+        return Ack()
+
+    def _check_role(self, caller: PeerId, role: Role) -> None:
+        if caller == self._key.node_id:
+            return
+        member = self._admission(caller)
+        if member is None or role not in member.certificate.roles:
+            raise TetherError(FORBIDDEN, f"Only a node with the role {role} may ask this of a worker.")
+
+    def _supersede(self, grant_ids: tuple[bytes, ...]) -> None:
+        for grant_id in grant_ids:
+            if grant_id in self._running:
+                fault = TetherError(ATTEMPT_STALE, "A later attempt of this job was seen here.")
+                self._running[grant_id].end(fault)
+
+    def _changed(self) -> None:
+        self._metrics.slots(self._slots.running, self._slots.capacity)
+        self._on_change()
+
+    # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _infer(self, call: ServerCall[InferRequest, InferChunk]) -> None:
+        started_s = trio.current_time()
+        request = call.request
+        self._check_role(call.peer, "gateway")
+        grant = check_grant(
+            request.grant,
+            caller=call.peer,
+            worker=self._key.node_id,
+            incarnation=self._incarnation,
+            swarm_id=self._swarm_id,
+            now=self._now(),
+        )
+        if (model := self._models.get(grant.manifest_digest)) is None:
+            raise TetherError(MODEL_NOT_FOUND, "This worker does not serve that model.", field="model")
+        seal, plain = open_from(self._key, grant.job, grant.attempt, request.input)
+        content = open_content(plain, grant)
+        with self._slot(grant) as running, _span(request, grant, model) as span:
+            attempt = Attempt(
+                self._key,
+                grant,
+                content,
+                model.engine,
+                ChunkWriter(seal, request.correlation_id, call.send),
+                self._metrics,
+                started_s,
+                self._sampled,
+            )
+            outcome = CANCELLED.name
+            try:
+                with running.scope:
+                    outcome = await attempt.run()
+                if running.scope.cancelled_caught and running.fault is not None:
+                    raise running.fault
+            except TetherError as error:
+                outcome = error.code.name
+                span.set_status(StatusCode.ERROR, outcome)
+                raise
+            finally:
+                self._metrics.finished(outcome, trio.current_time() - started_s)
+                span.set_attribute("tether.outcome", outcome)
+                span.set_attribute("tether.prompt_tokens", attempt.prompt_tokens)
+                span.set_attribute("tether.sampled_tokens", attempt.position - len(content.resume))
+
+    @contextmanager
+    def _slot(self, grant: Grant) -> Iterator[_Running]:
+        """Run a grant in a slot, and free it whatever happens."""
+        self._supersede(self._slots.claim(grant, self._now()))
+        running = self._running[grant.grant_id] = _Running(grant)
+        self._changed()
+        try:
+            yield running
+        finally:
+            del self._running[grant.grant_id]
+            self._slots.finish(grant.grant_id)
+            self._idle.set()
+            self._changed()
+
+    def _sampled(self, tokens: int) -> None:
+        self._rate.add(tokens, trio.current_time())
+
+    async def _renew_lease(self, grant: Grant) -> None:
+        """Tell the first leader that answers. A lease outlives two lost renewals, so a failure is only noted."""
+        renewal = LeaseRenewal(grant.job, grant.attempt, grant.grant_id)
+        for leader in self._leaders()[:LEADERS_ASKED]:
+            try:
+                await self._rpc.ask(leader, RENEW_LEASE, renewal, timeout_s=LEASE_TIMEOUT_S)
+            except TetherError as error:
+                log.info("lease_not_renewed", job=grant.job.hex(), leader=leader, code=error.code.name)
+            else:
+                return
+
+
+def open_content(plain: bytes, grant: Grant) -> SealedInput:
+    """Read what was sealed and check that it is what the grant was given for. Raises FRAME_INVALID | GRANT_INVALID."""
+    try:
+        content = decode(plain, SealedInput)
+    except TetherError:
+        # The decoder's own words may quote the content, and this error goes out in clear.
+        raise TetherError(FRAME_INVALID, "The sealed input is no message of this protocol.") from None
+    if (content.messages is None) == (content.prompt is None):
+        raise TetherError(FRAME_INVALID, "The sealed input has to hold either messages or a prompt.")
+    if not 0 < len(content.mac_key) <= MAX_MAC_KEY_BYTES:
+        raise TetherError(GRANT_INVALID, "The key of the request MAC is out of bounds.")
+    if not hmac.compare_digest(request_mac(content.mac_key, content), grant.request_mac):
+        raise TetherError(GRANT_INVALID, "The grant was given for another request.")
+    return content
+
+
+@contextmanager
+def _span(request: InferRequest, grant: Grant, model: LoadedModel) -> Iterator[Span]:
+    """A child of the gateway's span. It never becomes the current one: it stays open across awaits."""
+    span = _tracer.start_span(
+        "worker.infer",
+        context=_traceparent.extract({"traceparent": request.trace_id}),
+        kind=SpanKind.SERVER,
+        attributes={
+            "tether.job": grant.job.hex(),
+            "tether.attempt": grant.attempt,
+            "tether.model": f"{model.manifest.name}@{model.manifest.version}",
+        },
+    )
+    try:
+        yield span
+    finally:
+        span.end()
