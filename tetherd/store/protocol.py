@@ -54,9 +54,10 @@ class Store(Protocol):
     """All methods commit before they return. now: ledger time, unix seconds, passed in."""
 
     async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
-        """Begin an attempt of a job, the first or the next: the row's attempt becomes max(stored, 0) + 1.
+        """Begin an attempt of a job: the row's attempt becomes one more than the stored and wanted.attempt.
 
-        Returns the row as committed, with its new attempt number (attempt.attempt is ignored on the way in).
+        wanted.attempt is the last one that the gateway knows of, 0 for none: this ledger may be younger than the job.
+        Returns the row as committed; attempt.attempt is ignored on the way in.
         Raises TetherError(RETRY_TOKEN_CONFLICT) if the request MAC differs, RESULT_GONE if the job has ended,
         IN_FLIGHT if another gateway holds an unexpired lease.
         """

@@ -1,0 +1,21 @@
+CREATE TABLE jobs (
+    job           BLOB PRIMARY KEY,
+    tenant        TEXT NOT NULL,
+    retry_token   TEXT NOT NULL,
+    model         TEXT NOT NULL,
+    gateway       TEXT NOT NULL,
+    request_mac   BLOB NOT NULL,
+    state         TEXT NOT NULL,
+    attempt       INTEGER NOT NULL,
+    owner         TEXT NOT NULL,
+    created       REAL NOT NULL,
+    lease_until   REAL NOT NULL,
+    deadline      REAL NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    tokens        INTEGER NOT NULL,
+    cause         TEXT NOT NULL,
+    trace_id      TEXT NOT NULL,
+    attempts      TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX jobs_by_age ON jobs (created);
+CREATE INDEX jobs_running ON jobs (deadline) WHERE state = 'running';
