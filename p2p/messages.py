@@ -118,11 +118,12 @@ class RosterRequest(Message, frozen=True):
 class Roster(Message, frozen=True):
     """The announcements a candidate holds for a region; the asker checks every one itself.
 
-    Besides presences, the last heartbeat of a candidate: whom it believes to lead. revision: for the next since;
-    more: whether to ask again at once.
+    Besides presences, the last heartbeat of a candidate: whom it believes to lead. gone: for whom the teller no
+    longer vouches; revision: for the next since; more: whether to ask again at once.
     """
 
     members: tuple[Announcement, ...]
+    gone: tuple[PeerId, ...] = ()
     revision: int = 0
     more: bool = False
 
@@ -156,7 +157,8 @@ class PlacementRequest(Message, frozen=True):
     """What a gateway tells the orchestrator: no prompt, nothing derived from it in clear.
 
     job: 32 bytes; request_mac: keyed, 32 bytes; max_prompt_tokens: an upper bound, from the byte length.
-    exclude: workers that failed this job; cause: why the last attempt ended.
+    last_attempt: the highest that the gateway has seen, 0 for none; exclude: workers that failed this job; cause: why
+    the last attempt ended.
     """
 
     job: bytes
@@ -169,6 +171,7 @@ class PlacementRequest(Message, frozen=True):
     retry_token: str
     deadline_s: float
     trace_id: str = ""
+    last_attempt: int = 0
     exclude: tuple[PeerId, ...] = ()
     cause: str = ""
 

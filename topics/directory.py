@@ -15,7 +15,7 @@ import trio
 from p2p.errors import TetherError
 from p2p.identity import PeerId
 from p2p.membership import Member
-from p2p.messages import Announcement, Heartbeat
+from p2p.messages import Announcement, Heartbeat, Roster
 from p2p.wire import decode
 from topics.announce import MAX_CREDENTIAL_BYTES, MAX_PAYLOAD_BYTES, Checked, Checker, Refused
 from topics.election import (
@@ -35,7 +35,7 @@ from topics.election import (
 from topics.names import Topic
 from topics.pace import Nudge
 from topics.settings import MAX_REGIONS, SwarmMetrics, SwarmSettings
-from topics.view import Change, View
+from topics.view import MAX_ROSTER, Change, View
 
 _log = structlog.get_logger()
 
@@ -111,15 +111,26 @@ class Directory:
         else:
             self._apply(self.view.observe(checked, trio.current_time()), checked.peer)
 
-    def take_copies(self, announcements: tuple[Announcement, ...], region: str, teller: PeerId) -> None:
-        """A roster's announcements, of one region or (empty) of any; those that do not hold are dropped."""
-        for announcement in announcements:
-            if announcement.envelope.node_id == self.me:
-                continue
+    def take_roster(
+        self, roster: Roster, region: str, teller: PeerId, *, connected: frozenset[PeerId]
+    ) -> None:
+        """A peer's answer about one region or (empty) a few of any; what does not hold in it is dropped."""
+        trusted = bool(region) and self._trusts(teller, region)
+        for announcement in roster.members[: MAX_ROSTER + 1]:
             try:
                 self._take_copy(announcement, region, teller)
             except Refused:
                 continue
+            if trusted:
+                self.view.credit(announcement.envelope.node_id, teller)
+        if not trusted:
+            return
+        now = trio.current_time()
+        for peer in roster.gone[:MAX_ROSTER]:
+            if peer not in connected:
+                self._follow(self.view.retract(peer, teller, now))
+        if not roster.more:
+            self._follow(self.view.vouch(region, teller, now))
 
     def take_own(self, announcement: Announcement) -> None:
         """What this node says of itself belongs in its view as well."""
@@ -146,8 +157,7 @@ class Directory:
 
     def tick(self) -> tuple[PeerId, ...] | None:
         """Let time pass; about every half interval of the pulse. Returns the ranking of a heartbeat that is due."""
-        for change in self.view.tick(trio.current_time()):
-            self._apply([change], change.peer)
+        self._follow(self.view.tick(trio.current_time()))
         beat = self._step(Tick())
         self._settle()
         return beat
@@ -184,8 +194,18 @@ class Directory:
 
     # ── Between the two ──────────────────────────────────────────────────────────────────────────────────────────
 
+    def _trusts(self, teller: PeerId, region: str) -> bool:
+        """Whether a roster vouches for its members: leaders hear theirs themselves and take nobody's word."""
+        if teller in self.leaders(region):
+            return self.me not in self.leaders(region)
+        own = self.leaders(self.region)
+        return region != self.region and teller in own and self.me not in own
+
     def _take_copy(self, announcement: Announcement, region: str, teller: PeerId) -> None:
-        if self.view.knows(announcement) and not announcement.envelope.topic.startswith("tether/control/"):
+        envelope = announcement.envelope
+        if envelope.node_id == self.me:
+            return
+        if self.view.knows(announcement) and not envelope.topic.startswith("tether/control/"):
             return
         checked = self._verified(announcement, None)
         if region and checked.topic.region != region:
@@ -214,6 +234,10 @@ class Directory:
         self._apply(self.view.heard(peer, trio.current_time()), peer)
         self._step(Beat(peer))
         self._settle()
+
+    def _follow(self, changes: list[Change]) -> None:
+        for change in changes:
+            self._apply([change], change.peer)
 
     def _apply(self, changes: list[Change], peer: PeerId) -> None:
         """Follow up on what the view made of news about a peer."""

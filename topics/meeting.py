@@ -72,6 +72,10 @@ class Meeting:
     def models_changed(self) -> None:
         self._provide_now()
 
+    @property
+    def connected(self) -> frozenset[PeerId]:
+        return self._network.peers()
+
     async def greet_all(self) -> None:
         """Get to know the peers that are connected already."""
         await self._each(self._network.peers(), self.greet)
@@ -88,25 +92,18 @@ class Meeting:
         strangers = {address.peer: address for address in found if self._is_stranger(address.peer)}
 
         async def meet(peer: PeerId) -> None:
-            if await self.reach(peer, strangers[peer].addresses):
+            if await self._dial(peer, strangers[peer].addresses):
                 await self.greet(peer)
 
         await self._each(strangers, meet)
         return [address for address in found if address.peer in self._network.peers()]
 
-    async def reach(self, peer: PeerId, addresses: tuple[str, ...] = ()) -> bool:
+    async def reach(self, peer: PeerId) -> bool:
         """Connect unless connected. A peer that cannot be reached is doubted."""
-        if peer in self._network.peers():
-            return True
-        known = self._directory.view.get(peer)
-        told = known.presence.addresses if known is not None else ()
-        try:
-            with trio.fail_after(self._settings.dial_s):
-                await self._network.connect(PeerAddress(peer, tuple(dict.fromkeys((*addresses, *told)))))
-        except (TetherError, trio.TooSlowError):
+        reached = await self._dial(peer)
+        if not reached:
             self._directory.doubt(peer)
-            return False
-        return True
+        return reached
 
     async def greet(self, peer: PeerId) -> bool:
         """Introduce this node to a connected peer and hear who it is."""
@@ -171,6 +168,19 @@ class Meeting:
             await self._each(lost[:MAX_GREETINGS], self.mend)
 
     # ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _dial(self, peer: PeerId, addresses: tuple[str, ...] = ()) -> bool:
+        """A stranger's record may be old, and another's network unlike ours: failing speaks against nobody."""
+        if peer in self._network.peers():
+            return True
+        known = self._directory.view.get(peer)
+        told = known.presence.addresses if known is not None else ()
+        try:
+            with trio.fail_after(self._settings.dial_s):
+                await self._network.connect(PeerAddress(peer, tuple(dict.fromkeys((*addresses, *told)))))
+        except (TetherError, trio.TooSlowError):
+            return False
+        return True
 
     async def _provide(self, topic: Topic) -> bool:
         """Returns False if nobody took the record: alone for now."""

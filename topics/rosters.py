@@ -9,7 +9,8 @@
     a node, no candidate    the same                                  its own region's leader          foreign_s
     a node without leaders  all of these                              whichever members it knows       at once
 
-Only what changed since the last answer of the same node is sent, so a quiet region costs next to nothing.
+Only what changed since the last answer of the same node is sent, and for whom it no longer vouches, so a quiet
+region costs next to nothing, however large.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Rosters:
         self._voice = voice
         self._settings = settings
         self._candidate = candidate
-        self._reached: Recent[tuple[PeerId, str], int] = Recent(_MAX_REVISIONS)
+        self._reached: Recent[tuple[PeerId, str], tuple[int, int]] = Recent(_MAX_REVISIONS)
 
     async def answer(self, peer: PeerId, request: RosterRequest) -> Roster:
         """Serves ROSTER. Raises TetherError(FIELD_INVALID)."""
@@ -67,14 +68,16 @@ class Rosters:
             return Roster(self._directory.hints()[:MAX_ROSTER])
         region = check_region(request.region)
         page = self._directory.view.roster(region, request.since)
-        return Roster((*page.members, *self._word(region)), page.revision, page.more)
+        return Roster((*page.members, *self._word(region)), page.gone, page.revision, page.more)
 
     async def ask(self, peer: PeerId, region: str) -> bool:
         """Bring this node up to date with what a peer knows of a region. Returns whether it answered."""
         if not await self._meeting.reach(peer):
             return False
+        known = self._directory.view.get(peer)
+        life = known.incarnation if known is not None else 0
         for _ in range(_MAX_PAGES):
-            since = self._reached.get((peer, region)) or 0
+            since = self._since(peer, region, life)
             try:
                 request = RosterRequest(region, since)
                 roster = await self._rpc.ask(peer, ROSTER, request, timeout_s=self._settings.call_s)
@@ -82,8 +85,8 @@ class Rosters:
                 if error.code in SILENCE:
                     self._directory.doubt(peer)
                 return False
-            self._directory.take_copies(roster.members[: MAX_ROSTER + 1], region, peer)
-            self._reached.put((peer, region), roster.revision)
+            self._directory.take_roster(roster, region, peer, connected=self._meeting.connected)
+            self._reached.put((peer, region), (life, roster.revision))
             if not roster.more:
                 break
         return True
@@ -127,6 +130,14 @@ class Rosters:
             return [self._voice.heartbeat(tuple(self._directory.leaders(region)))]
         told = self._directory.told(region)
         return [told.said.announcement] if told is not None else []
+
+    def _since(self, peer: PeerId, region: str, life: int) -> int:
+        """Where the peer's last answer ended; from the beginning when it was another life of it, or forgotten."""
+        last = self._reached.get((peer, region))
+        if last is not None and last[0] == life:
+            return last[1]
+        self._directory.view.discredit(region, peer)
+        return 0
 
     async def _ask_one(self, peers: Iterable[PeerId], region: str) -> None:
         for peer in list(peers)[:_MAX_TRIES]:

@@ -39,6 +39,8 @@ class SwarmSettings:
     dial_s: float = 3.0
     enter_s: float = 5.0
     """How long the first round of lookups and introductions may take before this node stands for election."""
+    acquaint_s: float = 30.0
+    """How long a newcomer looks up the workers of models that it hears of."""
     farewell_s: float = 2.0
     hearsay_s: float = 30.0
     """How long a candidate's word on who leads its region counts."""
@@ -56,7 +58,7 @@ SILENCE: Final = (UNREACHABLE, CALL_LOST, DEADLINE)
 MAX_REGIONS: Final = 64
 """Foreign regions that are followed."""
 MAX_MODEL_LOOKUPS: Final = 16
-"""Models whose workers a newcomer looks up when it has joined."""
+"""Models whose workers a newcomer looks up; whoever needs another one asks for it."""
 MAX_FAREWELLS: Final = 64
 """Peers that are told goodbye one by one; the others learn it from their candidates."""
 

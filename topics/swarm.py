@@ -68,6 +68,7 @@ class Swarm:
         certificate = member.certificate
         if not roles or not set(roles) <= set(certificate.roles) or region not in certificate.regions:
             raise TetherError(ROLE_FORBIDDEN, "The certificate does not allow these roles in this region.")
+        self.me = member.peer
         self.region = region
         self.roles = roles
         self._network = network
@@ -194,14 +195,18 @@ class Swarm:
             await trio.sleep(self._settings.pulse.interval_s / 2)
 
     async def _find_models(self) -> None:
-        """Look up the workers of the models that the roster names: the DHT knows more than one candidate does."""
-        served = {
-            (model.name, model.version)
-            for known in self.view.workers(self.region)
-            for model in _served(known.presence.health)
-        }
-        for name, version in sorted(served)[:MAX_MODEL_LOOKUPS]:
-            await self.find_workers(name, version)
+        """A newcomer looks up each model that it hears of: the DHT may know workers that no roster named yet."""
+        looked_up: set[tuple[str, str]] = set()
+        with trio.move_on_after(self._settings.acquaint_s):
+            while len(looked_up) < MAX_MODEL_LOOKUPS:
+                for name, version in sorted(self._models_seen() - looked_up):
+                    looked_up.add((name, version))
+                    await self.find_workers(name, version)
+                await trio.sleep(self._settings.react_s)
+
+    def _models_seen(self) -> set[tuple[str, str]]:
+        reports = [known.presence.health for known in self.view.workers(self.region) if known.peer != self.me]
+        return {(model.name, model.version) for report in reports for model in _served(report)}
 
     def _topics(self) -> list[Topic]:
         own = {(model.name, model.version) for model in _served(self._voice.health())}

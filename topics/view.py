@@ -5,16 +5,21 @@
     alive    its announcement outlives its ttl                         suspect
     alive    its connection closed and stayed so for closed_s          suspect
     alive    it cannot be reached (doubt)                              suspect
+    alive    the leader that vouched for it retracts                   suspect
     suspect  a heartbeat, a connection, a newer announcement           alive
+    suspect  a leader still vouches for it after hearsay_s             alive
     suspect  nothing of it for suspect_s                               dead
     dead     a newer announcement                                      alive
     dead     nothing of it for forget_s                                (gone)
     any      a newer announcement says that it is leaving              dead
 
-Only the node itself can sign a newer (incarnation, seq), so a newer announcement wins, and nobody's word can keep
-a dead member alive: a copy of what is known already changes nothing, and a member is remembered for longer than
-any of its announcements is good. A copy out of a roster may have been written before its author died, so it does
-not call back a closed connection, nor a suspicion younger than hearsay_s.
+Only the node itself can sign a newer (incarnation, seq), so a newer announcement wins; a copy of what is known
+already changes nothing, and a member is remembered for longer than any of its announcements is good.
+
+Leaders hear every member; the others hear of most members through a leader's roster, which tells what changed and
+for whom the leader no longer vouches. As long as the leader answers, the others count as alive for whom it vouches,
+so they need not be told of every report. A copy may have been written before its author died: it does not call back
+a closed connection, nor a suspicion younger than hearsay_s. Leaders take nobody's word, so no rumour goes in rings.
 
 A node whose own ticks stop (a laptop's lid, a stalled disk) suspects itself first: after a gap of stall_s it
 allows everybody the time that it was away (Lifeguard, Dadgar et al. 2018, takes the same side).
@@ -26,6 +31,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from msgspec import structs
+
 from p2p.identity import PeerId
 from p2p.membership import Member
 from p2p.messages import Announcement, Presence
@@ -36,6 +43,8 @@ State = Literal["alive", "suspect", "dead"]
 MAX_ROSTER: Final = 200
 MAX_ROSTER_BYTES: Final = 512 * 1024
 """One roster stays well inside a frame (1 MiB), whatever its members put in their announcements."""
+DETAILED_MEMBERS: Final = 200
+"""Up to here rosters tell of every report; beyond, only of changes other than load: 2,000 workers would be 65 kB/s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,8 @@ class MemberState:
     revision: int
     announcement: Announcement
     closed_at: float | None = None
+    teller: PeerId | None = None
+    """The leader whose roster named it last."""
 
     @property
     def region(self) -> str:
@@ -98,9 +109,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a roster. revision: what the next question's since is; more: whether to ask it at once."""
+    """A part of a roster. gone: for whom this node no longer vouches; revision: the next question's since."""
 
     members: tuple[Announcement, ...]
+    gone: tuple[PeerId, ...]
     revision: int
     more: bool
 
@@ -154,7 +166,6 @@ class View:
         known = self._members.get(checked.peer)
         if known is None and not self._make_room():
             return []
-        self._revision += 1
         incarnation, seq = checked.number
         after: State = "dead" if presence.state == "leaving" else "alive"
         closed_at = None
@@ -162,10 +173,16 @@ class View:
             closed_at = known.closed_at
             if known.state == "suspect" and now - known.since < self._patience.hearsay_s:
                 after = "suspect"
-        since = known.since if known is not None and known.state == after else now
+        since, teller, revision = now, None, self._revision + 1
+        if known is not None:
+            since = known.since if known.state == after else now
+            teller = known.teller
+            news = len(self._members) <= DETAILED_MEMBERS or _is_news(known, presence, incarnation, after)
+            revision = revision if news else known.revision
+        self._revision = max(self._revision, revision)
         self._members[checked.peer] = MemberState(
-            checked.peer, checked.member, presence, incarnation, seq, after, now, since, self._revision,
-            checked.announcement, closed_at,
+            checked.peer, checked.member, presence, incarnation, seq, after, now, since, revision,
+            checked.announcement, closed_at, teller,
         )  # fmt: skip
         return _change(checked.peer, known.state if known else None, after)
 
@@ -189,28 +206,58 @@ class View:
             return []
         return self._put(known, "suspect", now)
 
+    def credit(self, peer: PeerId, teller: PeerId) -> None:
+        """A leader's roster names a peer: from now on its answers vouch for it."""
+        known = self._members.get(peer)
+        if known is not None and peer != self._me:
+            self._members[peer] = replace(known, teller=teller)
+
+    def discredit(self, region: str, teller: PeerId) -> None:
+        """A leader starts its roster anew: what it said before counts no more."""
+        for known in self.members(region):
+            if known.teller == teller:
+                self._members[known.peer] = replace(known, teller=None)
+
+    def vouch(self, region: str, teller: PeerId, now: float) -> list[Change]:
+        """A leader answered to the end: it still hears all whom it named and did not retract."""
+        changes: list[Change] = []
+        for known in self.members(region):
+            if known.teller != teller or known.closed_at is not None:
+                continue
+            doubted = known.state == "suspect" and now - known.since < self._patience.hearsay_s
+            if known.state != "dead" and not doubted:
+                changes += self._put(replace(known, last_seen=now), "alive", now)
+        return changes
+
+    def retract(self, peer: PeerId, teller: PeerId, now: float) -> list[Change]:
+        """A leader no longer vouches for a peer, and nobody else does."""
+        known = self._members.get(peer)
+        if known is None or known.teller != teller:
+            return []
+        self._members[peer] = replace(known, teller=None)
+        return self.doubt(peer, now)
+
     def tick(self, now: float) -> list[Change]:
         """Let time pass; to be called about every half second."""
         self._forgive_stall(now)
         return [change for known in list(self._members.values()) for change in self._age(known, now)]
 
     def roster(self, region: str, since: int) -> Page:
-        """The announcements of a region after revision since, oldest first.
-
-        Suspects are left out: this node would not vouch for them. A since beyond our own count is of an earlier
-        life of this node: the answer starts from the beginning.
-        """
-        start = since if since <= self._revision else 0
-        news = [known for known in self.members(region) if known.revision > start and _worth_telling(known)]
+        """What changed in a region after revision since, oldest first; since 0 is everything."""
+        news = [known for known in self.members(region) if known.revision > since]
         page: list[Announcement] = []
-        room = MAX_ROSTER_BYTES
+        gone: list[PeerId] = []
+        room, reached = MAX_ROSTER_BYTES, since
         for known in sorted(news, key=lambda known: known.revision):
             room -= len(known.announcement.envelope.payload) + len(known.announcement.credential)
-            if page and (room < 0 or len(page) == MAX_ROSTER):
-                return Page(tuple(page), start, more=True)
-            page.append(known.announcement)
-            start = known.revision
-        return Page(tuple(page), self._revision, more=False)
+            if page and (room < 0 or len(page) + len(gone) == MAX_ROSTER):
+                return Page(tuple(page), tuple(gone), reached, more=True)
+            if known.state == "alive" or known.presence.state == "leaving":
+                page.append(known.announcement)
+            else:
+                gone.append(known.peer)
+            reached = known.revision
+        return Page(tuple(page), tuple(gone), max(since, self._revision), more=False)
 
     def _age(self, known: MemberState, now: float) -> list[Change]:
         patience = self._patience
@@ -242,8 +289,8 @@ class View:
     def _put(self, known: MemberState, after: State, now: float) -> list[Change]:
         before, since = known.state, known.since if known.state == after else now
         closed_at = known.closed_at if after == "alive" else None
-        if known.state == "suspect" and after == "alive":
-            self._revision += 1  # it was left out of rosters: who asks from here on is told
+        if "alive" in (before, after) and before != after:
+            self._revision += 1
             known = replace(known, revision=self._revision)
         self._members[known.peer] = replace(known, state=after, since=since, closed_at=closed_at)
         return _change(known.peer, before, after)
@@ -259,8 +306,18 @@ class View:
         return True
 
 
-def _worth_telling(known: MemberState) -> bool:
-    return known.state == "alive" or known.presence.state == "leaving"
+def _is_news(known: MemberState, presence: Presence, incarnation: int, after: State) -> bool:
+    """Whether more than the load changed. Candidates are always news: newcomers need their latest word."""
+    if incarnation != known.incarnation or after != known.state or "orchestrator" in presence.roles:
+        return True
+    return _without_load(presence) != _without_load(known.presence)
+
+
+def _without_load(presence: Presence) -> Presence:
+    if presence.health is None:
+        return presence
+    steady = structs.replace(presence.health, load=0, queue=0, tokens_per_second=0.0, free_bytes=0)
+    return structs.replace(presence, health=steady)
 
 
 def _change(peer: PeerId, before: State | None, after: State) -> list[Change]:

@@ -68,6 +68,25 @@ async def test_a_killed_worker_is_suspect_soon_and_dead_a_while_later(
     assert founder.swarm.view.workers("eu")[0].peer == founder.peer
 
 
+async def test_a_gateway_that_cannot_see_a_worker_goes_by_the_leader_s_word(
+    nursery: Nursery, autojump_clock: MockClock
+) -> None:
+    town = Town(nursery)
+    await town.start("founder")
+    worker = await town.start("worker", via="founder", roles=WORKER)
+    gateway = await town.start("gateway", via="founder", roles=("gateway",))
+    await until(lambda: gateway.sees(worker) == "alive", 5)
+    town.world.cut(gateway.peer, worker.peer)
+    await until(lambda: gateway.sees(worker) == "suspect", 5)
+    await until(lambda: gateway.sees(worker) == "alive", 15)
+    for _ in range(120):
+        await trio.sleep(1)
+        assert gateway.sees(worker) == "alive"
+    await town.kill("worker")
+    await until(lambda: gateway.sees(worker) == "suspect", 12)
+    await until(lambda: gateway.sees(worker) == "dead", 25)
+
+
 async def test_who_leaves_is_gone_at_once_everywhere(nursery: Nursery, autojump_clock: MockClock) -> None:
     town = Town(nursery)
     founder = await town.start("founder")

@@ -10,7 +10,7 @@ from tests.topics import transcript
 from tests.topics.world import Person, health, here, person
 from topics.announce import Author, Checked
 from topics.names import presence
-from topics.view import MAX_ROSTER, MAX_ROSTER_BYTES, Change, Page, View
+from topics.view import DETAILED_MEMBERS, MAX_ROSTER, MAX_ROSTER_BYTES, Change, Page, View
 
 
 def said(who: Person, message: Presence, *, ttl_s: float = 30.0) -> Checked:
@@ -19,7 +19,7 @@ def said(who: Person, message: Presence, *, ttl_s: float = 30.0) -> Checked:
 
 
 class ViewPlayer:
-    """Plays `announce NAME [inc=] [state=] [region=] [ttl=] [copy]`, `heard`, `closed`, `doubt`, `roster`."""
+    """Plays `announce NAME [inc=] [state=] [region=] [ttl=] [copy]`, `heard`, `roster REGION SINCE` and so on."""
 
     def __init__(self) -> None:
         self._view = View(PeerId("me"))
@@ -43,7 +43,18 @@ class ViewPlayer:
             case ["roster", region, since]:
                 page = self._view.roster(region, int(since))
                 names = " ".join(self._names[told.envelope.node_id] for told in page.members)
-                return [f"tells: {names or '-'}, up to {page.revision}"]
+                gone = " ".join(self._names[peer] for peer in page.gone)
+                return [f"tells: {names or '-'}; gone: {gone or '-'}; up to {page.revision}"]
+            case ["credit", name, teller]:
+                self._view.credit(self._people[name].peer, PeerId(teller))
+                return []
+            case ["vouch", teller]:
+                return self._shown(self._view.vouch("eu", PeerId(teller), now))
+            case ["retract", name, teller]:
+                return self._shown(self._view.retract(self._people[name].peer, PeerId(teller), now))
+            case ["discredit", teller]:
+                self._view.discredit("eu", PeerId(teller))
+                return []
             case _:
                 raise ValueError(f"no such event: {words}")
 
@@ -145,8 +156,24 @@ def test_a_roster_comes_in_pages_that_miss_nothing() -> None:
     assert (len(second.members), second.more) == (50, False)
     told = {announcement.envelope.node_id for announcement in first.members + second.members}
     assert told == {who.peer for who in people}
-    assert view.roster("eu", second.revision) == Page((), second.revision, more=False)
-    assert view.roster("eu", second.revision + 1) == first
+    assert view.roster("eu", second.revision) == Page((), (), second.revision, more=False)
+
+
+def test_in_a_large_region_a_changed_load_is_no_news_but_a_changed_model_is() -> None:
+    view = View(PeerId("me"))
+    people = [person(f"n{index}", roles=("worker",)) for index in range(DETAILED_MEMBERS + 1)]
+    for who in people:
+        view.observe(said(who, here(roles=("worker",), health=health(who.peer))), 0.0)
+    before = max(known.revision for known in view.members())
+    for who in people:
+        view.observe(said(who, here(roles=("worker",), health=health(who.peer, load=1))), 1.0)
+    assert view.roster("eu", before).members == ()
+    first = people[0]
+    view.observe(said(first, here(roles=("worker",), health=health(first.peer, model_cache=()))), 2.0)
+    view.doubt(people[1].peer, 2.0)
+    page = view.roster("eu", before)
+    assert [told.envelope.node_id for told in page.members] == [first.peer]
+    assert page.gone == (people[1].peer,)
 
 
 def test_a_roster_stays_inside_a_frame_whatever_its_members_announce() -> None:
