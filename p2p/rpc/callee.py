@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from typing import Final
 
 import structlog
@@ -22,7 +21,6 @@ from p2p.errors import (
     DEADLINE,
     FLOW_VIOLATION,
     FRAME_INVALID,
-    FRAME_TOO_LARGE,
     INTERNAL,
     UNKNOWN_METHOD,
     TetherError,
@@ -33,7 +31,6 @@ from p2p.rpc.channel import Channel, hang_up
 from p2p.rpc.frames import (
     Cancel,
     Credit,
-    Data,
     End,
     Failed,
     Last,
@@ -41,15 +38,15 @@ from p2p.rpc.frames import (
     Open,
     Welcome,
     pack,
-    weight,
 )
+from p2p.rpc.incoming import IncomingCall
 from p2p.rpc.limits import RpcLimits
 from p2p.rpc.metrics import OK, RpcMetrics
 from p2p.transport import Stream
 
 _log: Final = structlog.get_logger()
 
-Answer = Callable[["IncomingCall"], Awaitable[bytes | None]]
+Answer = Callable[[IncomingCall], Awaitable[bytes | None]]
 """A handler by its bytes: what it returns is the last answer, None if it has sent all of them."""
 
 
@@ -67,49 +64,6 @@ class Usage:
 
     calls: int = 0
     request_bytes: int = 0
-
-
-class IncomingCall:
-    """One call as its handler holds it."""
-
-    def __init__(self, session: CalleeSession, frame: Open) -> None:
-        self.peer = session.peer
-        self.number = frame.call
-        self.method = frame.method
-        self.request = frame.request
-        self.correlation_id = frame.correlation.hex()
-        self.credit = self.window = min(frame.credit, session.limits.call_credit_bytes)
-        self.credited = trio.lowlevel.ParkingLot()
-        self.sent_bytes = 0
-        self.priority = frame.priority
-        self.lost: TetherError | None = None
-        self.deadline = inf if frame.timeout_ms is None else trio.current_time() + frame.timeout_ms / 1000
-        self.scope = trio.CancelScope(deadline=self.deadline)
-        self._session = session
-
-    async def send(self, message: bytes) -> None:
-        """Answer, once there is credit. Raises TetherError(CANCELLED | CALL_LOST | FRAME_TOO_LARGE)."""
-        await self.await_credit(message)
-        self._session.send(self, Data(self.number, message))
-
-    async def await_credit(self, message: bytes) -> None:
-        """Wait until a message may go, and take its weight from the call's and the session's credit."""
-        limits = self._session.limits
-        if len(message) > limits.message_bytes:
-            detail = f"The answer has {len(message)} bytes; {limits.message_bytes} are allowed."
-            raise TetherError(FRAME_TOO_LARGE, detail)
-        await trio.lowlevel.checkpoint()
-        while self.lost is None and (self.credit <= 0 or self._session.credit <= 0):
-            await (self.credited if self.credit <= 0 else self._session.credited).park()
-        if self.lost is not None:
-            raise self.lost
-        self.credit -= weight(message)
-        self._session.credit -= weight(message)
-        self.sent_bytes += len(message)
-
-    def cancel(self, why: TetherError) -> None:
-        self.lost = why
-        self.scope.cancel()
 
 
 class CalleeSession:

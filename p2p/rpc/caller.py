@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Final
 
 import structlog
@@ -20,7 +18,6 @@ import trio
 
 from p2p.errors import (
     CALL_LOST,
-    CANCELLED,
     CAPACITY,
     FLOW_VIOLATION,
     FRAME_INVALID,
@@ -30,7 +27,7 @@ from p2p.errors import (
 )
 from p2p.frames import FrameReader
 from p2p.identity import PeerId
-from p2p.rpc.channel import Channel, Queued, dismissed_by, hang_up
+from p2p.rpc.channel import Channel, dismissed_by, hang_up
 from p2p.rpc.frames import (
     VERSION,
     Cancel,
@@ -49,13 +46,11 @@ from p2p.rpc.frames import (
     weight,
 )
 from p2p.rpc.limits import RpcLimits
-from p2p.rpc.metrics import OK, RpcMetrics
+from p2p.rpc.metrics import RpcMetrics
+from p2p.rpc.outgoing import CREDIT_RETURNS, OutgoingCall
 from p2p.transport import Stream, refused
 
 _log: Final = structlog.get_logger()
-
-CREDIT_RETURNS: Final = 4
-"""Credit goes back by quarters of a window: fewer frames than one a message, and never a stall."""
 
 Dial = Callable[[bool], Awaitable[Stream]]
 """Open a stream to the session's peer; True: connect first, the connection may be gone."""
@@ -66,78 +61,6 @@ class _Resumed:
     stream: Stream
     reader: FrameReader
     received: int
-
-
-class OutgoingCall:
-    """One call as its caller holds it. What the peer answered before an end or a failure is read before that."""
-
-    def __init__(
-        self, session: CallerSession, number: int, method: str, priority: int, request: bytes
-    ) -> None:
-        self.number = number
-        self.method = method
-        self.priority = priority
-        self.opened: Queued | None = None
-        self.code = CANCELLED.name
-        self.sent_bytes = len(request)
-        self.received_bytes = 0
-        self._session = session
-        self._messages: deque[bytes] = deque()
-        self._ended = False
-        self._failure: TetherError | None = None
-        self._changed = trio.Event()
-        self._outstanding = 0
-        self._owed = 0
-        self._started = trio.current_time()
-
-    async def receive(self) -> bytes | None:
-        """The next answer; None at the end. Raises TetherError with what the peer or the network did."""
-        await trio.lowlevel.checkpoint()
-        while not self._messages:
-            if self._failure is not None:
-                raise self._failure
-            if self._ended:
-                return None
-            await self._changed.wait()
-            self._changed = trio.Event()
-        message = self._messages.popleft()
-        self._session.consumed(message)
-        self._owed += weight(message)
-        if self._owed >= self._session.limits.call_credit_bytes // CREDIT_RETURNS and not self._ended:
-            self._outstanding -= self._owed
-            self._session.channel.send(Credit(self.number, self._owed), self.priority)
-            self._owed = 0
-        return message
-
-    def close(self) -> None:
-        """Nobody reads on: cancel it at the other side, unless it has ended."""
-        self._session.closed(self, cancelled=not self._ended)
-        for message in self._messages:
-            self._session.consumed(message)
-        self._messages.clear()
-        self._session.metrics.call_ended(
-            "caller",
-            self.method,
-            self.code,
-            seconds=trio.current_time() - self._started,
-            sent_bytes=self.sent_bytes,
-            received_bytes=self.received_bytes,
-        )
-
-    def arrived(self, message: bytes) -> None:
-        """Raises TetherError(FLOW_VIOLATION) for bytes without credit."""
-        if self._outstanding >= self._session.limits.call_credit_bytes:
-            raise TetherError(FLOW_VIOLATION, f"Call {self.number} was answered beyond its credit.")
-        self._outstanding += weight(message)
-        self.received_bytes += len(message)
-        self._messages.append(message)
-        self._changed.set()
-
-    def ended(self, failure: TetherError | None) -> None:
-        self._ended = True
-        self._failure = failure
-        self.code = failure.code.name if failure else OK
-        self._changed.set()
 
 
 class CallerSession:
@@ -172,19 +95,12 @@ class CallerSession:
                 CAPACITY, "Too much is waiting for this peer.", retry_after_s=self.limits.capacity_retry_s
             )
         self._last_number += 1
-        call = OutgoingCall(self, self._last_number, method, priority, request)
+        number = self._last_number
         timeout_ms = None if timeout_s is None else max(0, round(timeout_s * 1000))
-        frame = Open(
-            call.number,
-            os.urandom(16),
-            method,
-            priority,
-            timeout_ms,
-            self.limits.call_credit_bytes,
-            request,
-        )
-        call.opened = self.channel.send(frame, priority)
-        self._calls[call.number] = call
+        credit = self.limits.call_credit_bytes
+        frame = Open(number, os.urandom(16), method, priority, timeout_ms, credit, request)
+        call = OutgoingCall(self, frame, self.channel.send(frame, priority))
+        self._calls[number] = call
         self.metrics.call_started("caller", method)
         return call
 
@@ -198,7 +114,7 @@ class CallerSession:
 
     def closed(self, call: OutgoingCall, *, cancelled: bool) -> None:
         self._calls.pop(call.number, None)
-        if cancelled and call.opened is not None and not self.channel.withdraw(call.opened) and not self.over:
+        if cancelled and not self.channel.withdraw(call.opened) and not self.over:
             self.channel.send(Cancel(call.number), call.priority)
 
     # ── What the peer sends ──────────────────────────────────────────────────────────────────────────────────────
@@ -275,7 +191,8 @@ class CallerSession:
         """Dial until a stream goes on, within resume_s; refused_grace_s if the peer's machine refuses all the time."""
         lost_at = trio.current_time() + self.limits.resume_s
         refused_until: float | None = None
-        for attempt in count():
+        longest_s = self.limits.backoff_base_s
+        while True:
             timeout_at = min(trio.current_time() + self.limits.dial_s, lost_at)
             resumed = await self._try_to_resume(timeout_at)
             if not isinstance(resumed, TetherError) or resumed.code is not UNREACHABLE:
@@ -286,11 +203,11 @@ class CallerSession:
             give_up_at = min(lost_at, refused_until or lost_at)
             if not self._calls or now >= give_up_at:
                 return TetherError(CALL_LOST, f"The connection broke and did not come back. {resumed.detail}")
-            longest_s = min(self.limits.backoff_cap_s, self.limits.backoff_base_s * 2.0**attempt)
-            self._pause = trio.CancelScope(deadline=min(now + random.uniform(0, longest_s), give_up_at))
-            with self._pause:
+            with trio.CancelScope(
+                deadline=min(now + random.uniform(0, longest_s), give_up_at)
+            ) as self._pause:
                 await trio.sleep_forever()
-        raise AssertionError("count() does not end")
+            longest_s = min(2 * longest_s, self.limits.backoff_cap_s)
 
     async def _try_to_resume(self, timeout_at: float) -> _Resumed | TetherError:
         error = TetherError(UNREACHABLE, "The dial timed out.")
@@ -331,7 +248,7 @@ class CallerSession:
     def _fail_unsent(self, error: TetherError) -> None:
         """Calls that were opened while there was no stream never left: they fail like any dial, without the wait."""
         for call in list(self._calls.values()):
-            if call.opened is not None and self.channel.withdraw(call.opened):
+            if self.channel.withdraw(call.opened):
                 del self._calls[call.number]
                 call.ended(TetherError.from_wire(error.to_wire()))
 

@@ -17,11 +17,13 @@ from p2p.errors import CALL_LOST, DEADLINE, FRAME_INVALID, TetherError
 from p2p.identity import PeerId
 from p2p.messages import Answer, Method, Request
 from p2p.pipe import pipe
-from p2p.rpc.callee import IncomingCall, Service
-from p2p.rpc.caller import CallerSession, OutgoingCall
+from p2p.rpc.callee import Service
+from p2p.rpc.caller import CallerSession
 from p2p.rpc.inbound import Inbound
+from p2p.rpc.incoming import IncomingCall
 from p2p.rpc.limits import RpcLimits
 from p2p.rpc.metrics import NoMetrics, RpcMetrics
+from p2p.rpc.outgoing import OutgoingCall
 from p2p.transport import PeerAddress, Stream, Transport
 from p2p.wire import decode, encode
 

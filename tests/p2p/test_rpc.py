@@ -23,6 +23,7 @@ from p2p.errors import (
 )
 from p2p.identity import PeerId
 from p2p.memory import MemoryNetwork
+from p2p.pipe import PipeStream
 from p2p.rpc import Rpc, RpcLimits, ServerCall
 from tests.p2p.calls import COUNT, ECHO, KNOCK, Note, Two, echo, two
 from tests.p2p.nodes import A, B, C, address, guest, member
@@ -131,7 +132,7 @@ async def test_a_stream_ends_with_the_fault_of_its_handler_after_what_came_befor
         assert caught.value.code is CAPACITY
 
 
-async def test_both_ends_know_a_call_by_the_same_correlation_id_and_the_handler_its_peer() -> None:
+async def test_a_handler_knows_its_peer_and_every_call_by_an_id_of_its_own() -> None:
     seen: list[tuple[PeerId, str]] = []
 
     async def look(call: ServerCall[Note, Note]) -> None:
@@ -356,6 +357,25 @@ async def test_a_member_may_call_what_guests_may_and_a_guests_stream_reaches_not
         with pytest.raises(TetherError) as caught:
             await pair.alice.ask(B, sneaky, Note("hello"), timeout_s=1)
         assert caught.value.code is UNKNOWN_METHOD
+
+
+async def test_an_answer_costs_one_write_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[PeerId] = []
+    write = PipeStream.write
+
+    async def counted(stream: PipeStream, data: bytes) -> None:
+        writes.append(stream.peer)
+        await write(stream, data)
+
+    monkeypatch.setattr(PipeStream, "write", counted)
+    async with two() as pair:
+        pair.bob.serve(ECHO, echo)
+        await ask(pair)
+        assert writes == [B, A, A]  # greeting and question; welcome; answer
+        writes.clear()
+        for _ in range(10):
+            await ask(pair)
+        assert writes == [B, A] * 10
 
 
 async def test_both_ends_count_calls_by_method_and_code() -> None:
