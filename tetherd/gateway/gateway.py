@@ -1,0 +1,222 @@
+"""The gateway: takes parsed requests, and answers them from whatever worker the region's orchestrator grants.
+
+It alone has the prompt, so it alone can go on elsewhere when a worker dies. What one request does is in
+`exchange.py`, what it decides in `dispatch.py`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import trio
+from msgspec.structs import replace
+
+from p2p.errors import BODY_TOO_LARGE, DRAINING, IN_FLIGHT, RETRY_TOKEN_CONFLICT, TetherError
+from p2p.identity import NodeKey, PeerId
+from p2p.job_id import job_id
+from p2p.membership import SwarmId
+from p2p.messages import SealedInput, Settlement
+from p2p.request_mac import request_mac
+from p2p.rpc import Rpc
+from p2p.transport import Transport
+from p2p.wire import encode
+from tetherd.gateway.answer import Answer, ModelSummary, Submission
+from tetherd.gateway.attempt import Attempts
+from tetherd.gateway.exchange import Exchange, Order, Parts
+from tetherd.gateway.models import choose, summarize
+from tetherd.gateway.placing import Placer
+from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
+from tetherd.gateway.secrets import drawn_seed, local_secret, mac_key
+from tetherd.gateway.settings import GatewaySettings
+from tetherd.gateway.settling import Settler
+
+RETRY_S: Final = 1.0
+"""What a repeated request that is still being answered is told to wait."""
+
+
+class Gateway:
+    """Implements `Inference`. now: unix seconds; draw: uniform in [0, 1), for backoff."""
+
+    def __init__(
+        self,
+        key: NodeKey,
+        swarm_id: SwarmId,
+        transport: Transport,
+        rpc: Rpc,
+        swarm: Swarm,
+        *,
+        metrics: GatewayMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
+        settings: GatewaySettings = GatewaySettings(),  # noqa: B008 it is frozen
+        now: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._swarm = swarm
+        self._settings = settings
+        self._now = now
+        self._secret = local_secret(key)
+        placer = Placer(transport, rpc, swarm, swarm_id, settings, self._spawn, now)
+        self._settler = Settler(rpc, swarm, settings, placer.reach, draw)
+        self._parts = Parts(
+            key=key,
+            placer=placer,
+            attempts=Attempts(rpc, swarm, placer, settings),
+            settings=settings,
+            metrics=metrics,
+            settle=self._settle,
+            draw=draw,
+        )
+        self._running: dict[bytes, bytes] = {}
+        self._behind = 0
+        self._idle = trio.Event()
+        self._draining = False
+        self._stopped = False
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own what outlives single requests, settlements above all, until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._stopped = True
+
+    @property
+    def running(self) -> int:
+        """Answers under way."""
+        return len(self._running)
+
+    async def drain(self) -> None:
+        """Take no new request; return when those under way are answered and settled."""
+        self._draining = True
+        while self._running or self._behind:
+            await self._idle.wait()
+
+    # ── Inference ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def submit(self, submission: Submission) -> AsyncIterator[Answer]:
+        """Raises TetherError, at once for what this gateway knows by itself: an unknown model, a key in use."""
+        order = self._order(submission)
+        failure: TetherError | None = None
+        with self._in_flight(order):
+            async with trio.open_nursery() as nursery:
+                exchange = Exchange(order, self._parts)
+                nursery.start_soon(exchange.run)
+                try:
+                    yield exchange
+                except TetherError as error:
+                    failure = error  # a nursery would wrap it in a group
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def models(self) -> list[ModelSummary]:
+        await trio.lowlevel.checkpoint()
+        return self.served()
+
+    def served(self) -> list[ModelSummary]:
+        return summarize(self._swarm.view.workers(self._swarm.region))
+
+    def ready(self) -> tuple[bool, str]:
+        if self._draining:
+            return False, "This node is draining."
+        if not self._swarm.leaders():
+            return False, f"No orchestrator of region {self._swarm.region} is known yet."
+        if not self.served():
+            return False, f"No worker of region {self._swarm.region} is known yet."
+        return True, ""
+
+    # ── How ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _order(self, submission: Submission) -> Order:
+        if self._draining:
+            raise TetherError(DRAINING, "This node takes no new requests.", retry_after_s=RETRY_S)
+        model = choose(self.served(), submission.model, self._swarm.region)
+        retry_token = submission.idempotency_key or uuid.uuid4().hex
+        job = job_id(submission.tenant, retry_token)
+        sampling = submission.sampling
+        if not submission.seed_given:
+            sampling = replace(sampling, seed=drawn_seed(self._secret, job))
+        content = SealedInput(
+            mac_key=mac_key(self._secret, job),
+            messages=submission.messages,
+            prompt=submission.prompt,
+            sampling=sampling,
+            max_tokens=submission.max_tokens,
+        )
+        size, limit = len(encode(content)), self._settings.max_input_bytes
+        if size > limit:
+            raise TetherError(
+                BODY_TOO_LARGE,
+                f"The prompt has {size} bytes; a worker takes at most {limit}.",
+                field="messages",
+            )
+        return Order(
+            job=job,
+            tenant=submission.tenant,
+            retry_token=retry_token,
+            model=model,
+            content=content,
+            request_mac=request_mac(content.mac_key, content),
+            max_prompt_tokens=_bound(content, self._settings.tokens_per_message),
+            max_tokens=submission.max_tokens or model.context_tokens,
+            traceparent=submission.traceparent,
+            created=self._now(),
+        )
+
+    @contextmanager
+    def _in_flight(self, order: Order) -> Iterator[None]:
+        """One answer a job at a time. Raises TetherError(IN_FLIGHT | RETRY_TOKEN_CONFLICT)."""
+        other = self._running.get(order.job)
+        if other is not None and other != order.request_mac:
+            raise TetherError(
+                RETRY_TOKEN_CONFLICT,
+                "The Idempotency-Key belongs to another request that is being answered.",
+                field="Idempotency-Key",
+            )
+        if other is not None:
+            raise TetherError(
+                IN_FLIGHT, "This request is being answered.", field="Idempotency-Key", retry_after_s=RETRY_S
+            )
+        self._running[order.job] = order.request_mac
+        try:
+            yield
+        finally:
+            del self._running[order.job]
+            self._look_idle()
+
+    def _settle(self, settlement: Settlement, leader: PeerId, spare: Mapping[PeerId, int]) -> None:
+        self._spawn(self._settler.settle, settlement, leader, spare)
+
+    def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Start what may outlive its request. Once this node stops, the ledger's sweeper does the rest."""
+        if self._stopped:
+            return
+        if self._nursery is None:
+            raise RuntimeError("Gateway.run has to be started first")
+        self._behind += 1
+        self._nursery.start_soon(self._behind_the_back, work, args)
+
+    async def _behind_the_back(self, work: Callable[..., Awaitable[None]], args: tuple[object, ...]) -> None:
+        try:
+            await work(*args)
+        finally:
+            self._behind -= 1
+            self._look_idle()
+
+    def _look_idle(self) -> None:
+        if not self._running and not self._behind:
+            self._idle.set()
+            self._idle = trio.Event()
+
+
+def _bound(content: SealedInput, tokens_per_message: int) -> int:
+    """The most tokens that the prompt can have: one a byte, and what a chat template puts around each message."""
+    texts = [content.prompt or "", *(message.content for message in content.messages or ())]
+    return sum(len(text.encode()) + tokens_per_message for text in texts)

@@ -1,0 +1,45 @@
+"""What a region serves, as its workers report it, and which of it a request means. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from p2p.errors import MODEL_NOT_FOUND, NO_WORKER, TetherError
+from p2p.messages import ServedModel
+from tetherd.gateway.answer import ModelSummary
+from tetherd.gateway.ports import KnownWorker
+
+
+def summarize(workers: Iterable[KnownWorker]) -> list[ModelSummary]:
+    """One line a manifest, by name; the one that most workers serve first."""
+    found: dict[str, ModelSummary] = {}
+    for worker in workers:
+        health = worker.presence.health
+        for model in health.model_cache if health else ():
+            found[model.digest] = _counted(found.get(model.digest), model)
+    return sorted(found.values(), key=lambda model: (model.name, -model.workers, model.version, model.digest))
+
+
+def choose(models: Sequence[ModelSummary], wanted: str, region: str) -> ModelSummary:
+    """The model that a request names, as `name` or `name@version`. Raises TetherError(MODEL_NOT_FOUND | NO_WORKER)."""
+    for model in models:
+        if wanted in (model.name, f"{model.name}@{model.version}"):
+            return model
+    if not models:
+        raise TetherError(
+            NO_WORKER, f"No worker of region {region} is known yet.", field="model", retry_after_s=1.0
+        )
+    there = ", ".join(sorted({model.name for model in models}))
+    raise TetherError(
+        MODEL_NOT_FOUND,
+        f"There is no model {wanted[:100]!r} in region {region}; there are: {there}.",
+        field="model",
+    )
+
+
+def _counted(known: ModelSummary | None, model: ServedModel) -> ModelSummary:
+    if known is None:
+        return ModelSummary(model.name, model.version, model.digest, model.context_tokens, workers=1)
+    context_tokens = min(known.context_tokens, model.context_tokens)
+    return replace(known, context_tokens=context_tokens, workers=known.workers + 1)

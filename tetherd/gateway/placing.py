@@ -1,0 +1,195 @@
+"""Asking the region's leaders for a worker: the first at once, the next when one refuses or is silent.
+
+A leader that cannot decide (unreachable, no orchestrator any more, a grant that does not hold) sends the question on to
+the next at once. A decision (granted, no worker, no capacity, told before) is the answer, unless another leader is
+being asked as well: then a grant wins over a refusal. A grant that nobody needs any more is given back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+import structlog
+import trio
+
+from p2p.errors import (
+    CAPACITY,
+    CONTEXT_EXCEEDED,
+    FIELD_INVALID,
+    FORBIDDEN,
+    IN_FLIGHT,
+    MODEL_NOT_FOUND,
+    NO_ORCHESTRATOR,
+    NO_WORKER,
+    OUT_OF_RANGE,
+    RESULT_GONE,
+    RETRY_TOKEN_CONFLICT,
+    UNREACHABLE,
+    TetherError,
+)
+from p2p.identity import PeerId
+from p2p.membership import SwarmId
+from p2p.messages import PLACE, RELEASE, PlacementRequest, ReleaseRequest
+from p2p.rpc import Rpc
+from p2p.transport import PeerAddress, Transport
+from tetherd.gateway.grants import Granted, check_placement
+from tetherd.gateway.ports import Swarm
+from tetherd.gateway.settings import GatewaySettings
+
+DECISIONS: Final = frozenset(
+    {NO_WORKER, CAPACITY, MODEL_NOT_FOUND, FORBIDDEN, FIELD_INVALID, OUT_OF_RANGE, CONTEXT_EXCEEDED}
+    | {RETRY_TOKEN_CONFLICT, RESULT_GONE, IN_FLIGHT}
+)
+"""What a leader says about the request; every other failure is about the leader."""
+_log: Final = structlog.get_logger()
+
+HEDGED: Final = 2
+"""Leaders that are asked at a time."""
+
+Outcome = Granted | TetherError
+
+
+@dataclass(slots=True)
+class _Round:
+    """One placement: who was asked, and what they said. spare: as in `Placer.place`."""
+
+    wanted: PlacementRequest
+    spare: dict[PeerId, int]
+    send: trio.MemorySendChannel[tuple[PeerId, Outcome]]
+    receive: trio.MemoryReceiveChannel[tuple[PeerId, Outcome]]
+    waiting: deque[PeerId]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    pending: int = 0
+
+
+class Placer:
+    """spawn: starts work that outlives a request. now: unix seconds."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        rpc: Rpc,
+        swarm: Swarm,
+        swarm_id: SwarmId,
+        settings: GatewaySettings,
+        spawn: Callable[..., None],
+        now: Callable[[], float],
+    ) -> None:
+        self._transport = transport
+        self._rpc = rpc
+        self._swarm = swarm
+        self._swarm_id = swarm_id
+        self._settings = settings
+        self._spawn = spawn
+        self._now = now
+
+    async def place(
+        self, wanted: PlacementRequest, *, first: PeerId | None, spare: dict[PeerId, int]
+    ) -> Granted:
+        """Ask until somebody grants. Raises TetherError: a leader's decision, or NO_ORCHESTRATOR.
+
+        first: who granted an earlier attempt and keeps the job's row; spare: is told who else granted which attempt.
+        """
+        leaders = self._swarm.leaders()[: self._settings.leaders]
+        if first in leaders:
+            leaders.remove(first)
+            leaders.insert(0, first)
+        async with self._round(leaders, wanted, spare) as round_:
+            refusal: TetherError | None = None
+            while round_.waiting or round_.pending:
+                if not round_.pending:
+                    self._ask_next(round_)
+                patience_s = self._settings.hedge_s if round_.waiting and round_.pending < HEDGED else inf
+                with trio.move_on_after(patience_s) as silence:
+                    leader, outcome = await round_.receive.receive()
+                if silence.cancelled_caught:
+                    self._ask_next(round_)
+                    continue
+                round_.pending -= 1
+                if isinstance(outcome, Granted):
+                    return outcome
+                if outcome.code in DECISIONS:
+                    refusal = outcome
+                    round_.waiting.clear()
+                elif outcome.code is UNREACHABLE:
+                    self._swarm.report_unreachable(leader)
+        raise refusal or TetherError(
+            NO_ORCHESTRATOR,
+            f"No orchestrator of region {self._swarm.region} answers.",
+            retry_after_s=self._settings.backoff_cap_s,
+        )
+
+    async def reach(self, address: PeerAddress) -> None:
+        """Connect, unless it is this node itself. Raises TetherError(UNREACHABLE | CERTIFICATE_*)."""
+        if address.peer != self._transport.peer_id:
+            await self._transport.connect(address)
+
+    def release(self, granted: Granted) -> None:
+        """Give a grant back that was not brought to its worker."""
+        self._spawn(self._release, granted)
+
+    @asynccontextmanager
+    async def _round(
+        self, leaders: list[PeerId], wanted: PlacementRequest, spare: dict[PeerId, int]
+    ) -> AsyncIterator[_Round]:
+        """Whoever has not answered at the end goes on alone; if the request was cancelled, it is told to stop."""
+        channel = trio.open_memory_channel[tuple[PeerId, Outcome]](len(leaders))
+        round_ = _Round(wanted, spare, *channel, deque(leaders))
+        try:
+            yield round_
+        except trio.Cancelled:
+            round_.scope.cancel()
+            raise
+        finally:
+            with suppress(trio.WouldBlock):
+                while True:
+                    self._unneeded(round_, round_.receive.receive_nowait()[1])
+            round_.receive.close()
+
+    def _ask_next(self, round_: _Round) -> None:
+        round_.pending += 1
+        self._spawn(self._ask, round_, round_.waiting.popleft())
+
+    async def _ask(self, round_: _Round, leader: PeerId) -> None:
+        with round_.scope:
+            outcome = await self._outcome(leader, round_.wanted)
+            try:
+                round_.send.send_nowait((leader, outcome))
+            except trio.BrokenResourceError:
+                self._unneeded(round_, outcome)
+
+    async def _outcome(self, leader: PeerId, wanted: PlacementRequest) -> Outcome:
+        try:
+            await self.reach(PeerAddress(leader, self._swarm.addresses_of(leader)))
+            placement = await self._rpc.ask(leader, PLACE, wanted, timeout_s=self._settings.place_s)
+            return check_placement(
+                placement,
+                wanted,
+                leader=leader,
+                gateway=self._transport.peer_id,
+                swarm_id=self._swarm_id,
+                now=self._now(),
+            )
+        except TetherError as error:
+            if error.code not in DECISIONS:
+                _log.warning(
+                    "gateway.leader_failed", leader=leader, code=error.code.name, detail=error.detail
+                )
+            return error
+
+    def _unneeded(self, round_: _Round, outcome: Outcome) -> None:
+        if isinstance(outcome, Granted):
+            round_.spare[outcome.leader] = outcome.grant.attempt
+            self.release(outcome)
+
+    async def _release(self, granted: Granted) -> None:
+        """One try: unheard, the reservation ends by itself."""
+        request = ReleaseRequest(granted.grant.job, granted.grant.grant_id)
+        with suppress(TetherError), trio.move_on_after(self._settings.release_s):
+            await self.reach(granted.address)
+            await self._rpc.ask(granted.grant.worker, RELEASE, request, timeout_s=self._settings.release_s)
