@@ -48,7 +48,13 @@ async def test_a_whole_answer_has_openais_shape_and_names_its_worker(client: htt
     assert body["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "refusal": None}
     assert body["choices"][0]["finish_reason"] == "stop"
     assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-    assert body["tether"] == {"job": "6a" * 32, "region": "eu", "attempts": 1, "workers": [WORKER], "tokens": [2]}
+    assert body["tether"] == {
+        "job": "6a" * 32,
+        "region": "eu",
+        "attempts": 1,
+        "workers": [WORKER],
+        "tokens": [2],
+    }
     assert answer.headers["x-tether-worker"] == WORKER
     assert answer.headers["x-tether-job"] == "6a" * 32
     assert answer.headers["x-tether-region"] == "eu"
@@ -69,7 +75,9 @@ async def test_a_stream_opens_with_the_role_and_ends_with_the_tether_field_and_d
 
 
 async def test_usage_comes_last_when_it_was_asked_for(client: httpx2.AsyncClient) -> None:
-    answer = await client.post(CHAT, json={**HELLO, "stream": True, "stream_options": {"include_usage": True}})
+    answer = await client.post(
+        CHAT, json={**HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    )
     *_, finish, usage, _ = events(answer)
     assert finish["choices"][0]["finish_reason"] == "stop"
     assert (usage["choices"], usage["usage"]["total_tokens"]) == ([], 5)
@@ -185,7 +193,9 @@ async def test_an_unknown_model_is_404_and_lists_those_there_are(client: httpx2.
     assert (await client.get("/v1/models/gpt-4")).status_code == 404
 
 
-async def test_a_body_over_the_limit_is_413_whether_it_says_its_length_or_not(client: httpx2.AsyncClient) -> None:
+async def test_a_body_over_the_limit_is_413_whether_it_says_its_length_or_not(
+    client: httpx2.AsyncClient,
+) -> None:
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield b"x" * LIMIT
@@ -208,7 +218,8 @@ async def test_wrong_paths_and_methods_are_answered_in_openais_form(client: http
 
 
 @pytest.mark.parametrize(
-    "headers", [{"host": "evil.example"}, {"host": "127.0.0.1.evil.example"}, {"origin": "http://evil.example"}]
+    "headers",
+    [{"host": "evil.example"}, {"host": "127.0.0.1.evil.example"}, {"origin": "http://evil.example"}],
 )
 async def test_a_rebound_name_or_a_foreign_page_is_refused_on_every_path(
     client: httpx2.AsyncClient, headers: dict[str, str]

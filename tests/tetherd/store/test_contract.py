@@ -45,7 +45,14 @@ def attempt(worker: PeerId = ONE, grant: bytes = b"g1") -> AttemptRecord:
 
 async def settle(store: Store, row: JobRecord, tokens: int = 7, end: str = "done", cause: str = "") -> bool:
     return await store.settle(
-        row.job, row.attempt, end, prompt_tokens=5, tokens=tokens, first_token=101.0, cause=cause, now=110.0  # type: ignore[arg-type]
+        row.job,
+        row.attempt,
+        end,
+        prompt_tokens=5,
+        tokens=tokens,
+        first_token=101.0,
+        cause=cause,
+        now=110.0,  # type: ignore[arg-type]
     )
 
 
@@ -69,7 +76,10 @@ async def test_the_same_gateway_may_claim_the_next_attempt_and_the_last_one_is_c
     await store.claim(job(), attempt(), now=100.0)
     row = await store.claim(job(cause="CALL_LOST", attempt=1), attempt(TWO, b"g2"), now=105.0)
     assert row.attempt == 2
-    assert [(one.worker, one.cause, one.end) for one in row.attempts] == [(ONE, "CALL_LOST", 105.0), (TWO, "", None)]
+    assert [(one.worker, one.cause, one.end) for one in row.attempts] == [
+        (ONE, "CALL_LOST", 105.0),
+        (TWO, "", None),
+    ]
 
 
 async def test_an_attempt_is_above_all_that_the_gateway_knows_of_even_in_a_young_ledger(store: Store) -> None:
@@ -98,7 +108,11 @@ async def test_a_job_ends_once_and_is_gone_for_new_claims(store: Store) -> None:
     ended = await store.get(row.job)
     assert ended is not None
     assert (ended.state, ended.prompt_tokens, ended.tokens) == ("done", 5, 7)
-    assert (ended.attempts[0].tokens, ended.attempts[0].first_token, ended.attempts[0].end) == (7, 101.0, 110.0)
+    assert (ended.attempts[0].tokens, ended.attempts[0].first_token, ended.attempts[0].end) == (
+        7,
+        101.0,
+        110.0,
+    )
     with pytest.raises(TetherError) as caught:
         await store.claim(job(), attempt(), now=111.0)
     assert caught.value.code is RESULT_GONE
@@ -201,5 +215,3 @@ async def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path) -> No
     (tmp_path / "ledger.db").write_bytes(b"not a database, by any means at all" * 100)
     with pytest.raises(TetherError, match=r"ledger\.db"):
         SqliteStore(tmp_path / "ledger.db")
-
-

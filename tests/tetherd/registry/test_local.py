@@ -1,0 +1,63 @@
+"""What --model names, and what each kind of reference leads to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference.demo import MODEL_NAME, MODEL_PATH
+from p2p.errors import MODEL_INVALID, TetherError
+from tetherd.registry.local import find_local, model_name
+from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Reference, Url, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("tether-demo", BuiltIn()),
+        ("./a.gguf", LocalFile(Path("a.gguf"))),
+        ("/models/b.gguf", LocalFile(Path("/models/b.gguf"))),
+        ("hf:org/repo/dir/file.gguf", HubFile("org/repo", "dir/file.gguf")),
+        ("https://host/x.gguf", Url("https://host/x.gguf")),
+        ("s3://bucket/x.gguf", Url("s3://bucket/x.gguf")),
+        ("llama3@8b-q8", CatalogueEntry("llama3", "8b-q8")),
+    ],
+)
+def test_each_kind_of_reference_is_told_apart(text: str, reference: Reference) -> None:
+    assert parse(text) == reference
+
+
+@pytest.mark.parametrize("text", ["hf:org/repo", "hf:", "", " "])
+def test_a_malformed_reference_is_refused(text: str) -> None:
+    with pytest.raises(TetherError) as caught:
+        parse(text)
+    assert caught.value.code is MODEL_INVALID
+
+
+def test_nothing_named_is_the_built_in_model() -> None:
+    [model] = find_local(())
+    assert (model.name, model.path) == (MODEL_NAME, MODEL_PATH)
+
+
+def test_a_file_is_called_by_its_name(tmp_path: Path) -> None:
+    copy = tmp_path / "My Model (Q8).GGUF"
+    copy.symlink_to(MODEL_PATH)
+    assert [model.name for model in find_local([str(copy)])] == ["my-model-q8"]
+    assert model_name(Path("a/B.c-d_E.gguf")) == "b.c-d_e"
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="Two models are called"):
+        find_local([MODEL_NAME, MODEL_NAME])
+
+
+@pytest.mark.parametrize("text", ["hf:org/repo/file", "https://host/x.gguf", "llama3@8b"])
+def test_what_is_not_on_this_machine_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(TetherError, match="not on this machine"):
+        find_local([text])
+
+
+def test_a_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="is a folder"):
+        find_local([str(tmp_path)])

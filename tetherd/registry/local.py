@@ -1,0 +1,64 @@
+"""The models that this machine can serve: the built-in one, and GGUF files by their path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from inference.demo import MODEL_NAME, MODEL_PATH, MODEL_VERSION
+from inference.gguf import GgufHeader, read_header
+from p2p.errors import MODEL_INVALID, TetherError
+from tetherd.registry.references import BuiltIn, LocalFile, parse
+
+MAX_NAME_CHARS: Final = 96
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A file whose header passed the bounded reader. version "": to be taken from the digest of the content."""
+
+    path: Path
+    name: str
+    version: str
+    header: GgufHeader
+
+
+def find_local(references: Sequence[str]) -> list[LocalModel]:
+    """Find what --model names; nothing named: the built-in model. Raises TetherError(MODEL_INVALID)."""
+    found = [_find(text) for text in references or (MODEL_NAME,)]
+    names = [model.name for model in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise TetherError(
+                MODEL_INVALID, f"Two models are called {name}: rename one of the files.", field="model"
+            )
+    return found
+
+
+def model_name(path: Path) -> str:
+    """A file's name as clients ask for it: lower case, without its ending."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")[:MAX_NAME_CHARS]
+    if not name:
+        raise TetherError(
+            MODEL_INVALID, f"{path.name} has no letter or digit to call the model by.", field="model"
+        )
+    return name
+
+
+def _find(text: str) -> LocalModel:
+    match parse(text):
+        case BuiltIn():
+            return LocalModel(MODEL_PATH, MODEL_NAME, MODEL_VERSION, read_header(MODEL_PATH))
+        case LocalFile(path):
+            if path.is_dir():
+                detail = f"{path} is a folder; safetensors folders are not served yet. Name a GGUF file."
+                raise TetherError(MODEL_INVALID, detail, field="model")
+            return LocalModel(path.resolve(), model_name(path), "", read_header(path))
+        case _:
+            detail = (
+                f"{text} is not on this machine, and fetching models is not built in yet: download it first."
+            )
+            raise TetherError(MODEL_INVALID, detail, field="model")

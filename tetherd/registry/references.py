@@ -1,0 +1,66 @@
+"""What --model may name. Pure: text in, one of five kinds of reference out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.demo import MODEL_NAME
+from p2p.errors import MODEL_INVALID, TetherError
+
+_CATALOGUE = re.compile(r"([a-z0-9][a-z0-9._-]{0,95})@([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """The model that is shipped with Tether."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """hf:org/repo/file"""
+
+    repo: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """https:// or s3://"""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """name@version of the swarm's catalogue."""
+
+    name: str
+    version: str
+
+
+Reference = BuiltIn | LocalFile | HubFile | Url | CatalogueEntry
+
+
+def parse(text: str) -> Reference:
+    """Raises TetherError(MODEL_INVALID) for a malformed reference."""
+    if text == MODEL_NAME:
+        return BuiltIn()
+    if text.startswith("hf:"):
+        parts = text[3:].split("/", 2)
+        if len(parts) != 3 or not all(parts):
+            raise TetherError(MODEL_INVALID, f"{text!r} has to be hf:org/repo/file.", field="model")
+        return HubFile(f"{parts[0]}/{parts[1]}", parts[2])
+    if text.startswith(("https://", "s3://")):
+        return Url(text)
+    if (match := _CATALOGUE.fullmatch(text)) and not Path(text).exists():
+        return CatalogueEntry(match[1], match[2])
+    if not text.strip():
+        raise TetherError(MODEL_INVALID, "An empty --model names nothing.", field="model")
+    return LocalFile(Path(text).expanduser())
