@@ -115,17 +115,18 @@ class Directory:
         self, roster: Roster, region: str, teller: PeerId, *, connected: frozenset[PeerId]
     ) -> None:
         """A peer's answer about one region or (empty) a few of any; what does not hold in it is dropped."""
-        trusted = bool(region) and self._trusts(teller, region)
+        named: list[PeerId] = []
         for announcement in roster.members[: MAX_ROSTER + 1]:
             try:
                 self._take_copy(announcement, region, teller)
             except Refused:
                 continue
-            if trusted:
-                self.view.credit(announcement.envelope.node_id, teller)
-        if not trusted:
+            named.append(announcement.envelope.node_id)
+        if not self.trusts(teller, region):
             return
         now = trio.current_time()
+        for peer in named:
+            self.view.credit(peer, teller)
         for peer in roster.gone[:MAX_ROSTER]:
             if peer not in connected:
                 self._follow(self.view.retract(peer, teller, now))
@@ -178,6 +179,13 @@ class Directory:
         leading = [peer for peer in ranked if told is not None and peer in told.ranked]
         return (leading or ranked)[:TOP]
 
+    def trusts(self, teller: PeerId, region: str) -> bool:
+        """Whether a roster vouches for its members: leaders hear theirs themselves and take nobody's word."""
+        leaders, own = self.leaders(region), self.leaders(self.region)
+        if teller in leaders:
+            return self.me not in leaders
+        return region not in ("", self.region) and teller in own and self.me not in own
+
     def told(self, region: str) -> Told | None:
         """The last word on who leads a region, unless it is old."""
         told = self._told.get(region)
@@ -193,13 +201,6 @@ class Directory:
         return tuple(known.announcement for known in found if known is not None)[: TOP * MAX_REGIONS]
 
     # ── Between the two ──────────────────────────────────────────────────────────────────────────────────────────
-
-    def _trusts(self, teller: PeerId, region: str) -> bool:
-        """Whether a roster vouches for its members: leaders hear theirs themselves and take nobody's word."""
-        if teller in self.leaders(region):
-            return self.me not in self.leaders(region)
-        own = self.leaders(self.region)
-        return region != self.region and teller in own and self.me not in own
 
     def _take_copy(self, announcement: Announcement, region: str, teller: PeerId) -> None:
         envelope = announcement.envelope

@@ -38,6 +38,8 @@ _MAX_PAGES = 64
 _MAX_TRIES = 3
 """Nodes asked in one round before it waits for the next."""
 _MAX_REVISIONS = 1_024
+_Standing = tuple[int, bool]
+"""A teller's incarnation, and whether its word counts: only what was told since both were so can be built on."""
 
 
 class Rosters:
@@ -59,7 +61,7 @@ class Rosters:
         self._voice = voice
         self._settings = settings
         self._candidate = candidate
-        self._reached: Recent[tuple[PeerId, str], tuple[int, int]] = Recent(_MAX_REVISIONS)
+        self._reached: Recent[tuple[PeerId, str], tuple[_Standing, int]] = Recent(_MAX_REVISIONS)
 
     async def answer(self, peer: PeerId, request: RosterRequest) -> Roster:
         """Serves ROSTER. Raises TetherError(FIELD_INVALID)."""
@@ -74,10 +76,8 @@ class Rosters:
         """Bring this node up to date with what a peer knows of a region. Returns whether it answered."""
         if not await self._meeting.reach(peer):
             return False
-        known = self._directory.view.get(peer)
-        life = known.incarnation if known is not None else 0
+        since = self._since(peer, region)
         for _ in range(_MAX_PAGES):
-            since = self._since(peer, region, life)
             try:
                 request = RosterRequest(region, since)
                 roster = await self._rpc.ask(peer, ROSTER, request, timeout_s=self._settings.call_s)
@@ -86,7 +86,8 @@ class Rosters:
                     self._directory.doubt(peer)
                 return False
             self._directory.take_roster(roster, region, peer, connected=self._meeting.connected)
-            self._reached.put((peer, region), (life, roster.revision))
+            since = roster.revision
+            self._reached.put((peer, region), (self._standing(peer, region), since))
             if not roster.more:
                 break
         return True
@@ -131,13 +132,17 @@ class Rosters:
         told = self._directory.told(region)
         return [told.said.announcement] if told is not None else []
 
-    def _since(self, peer: PeerId, region: str, life: int) -> int:
-        """Where the peer's last answer ended; from the beginning when it was another life of it, or forgotten."""
+    def _since(self, peer: PeerId, region: str) -> int:
+        """Where the peer's last answer ended; the beginning, if it was of another standing or is forgotten."""
         last = self._reached.get((peer, region))
-        if last is not None and last[0] == life:
+        if last is not None and last[0] == self._standing(peer, region):
             return last[1]
         self._directory.view.discredit(region, peer)
         return 0
+
+    def _standing(self, peer: PeerId, region: str) -> _Standing:
+        known = self._directory.view.get(peer)
+        return known.incarnation if known is not None else 0, self._directory.trusts(peer, region)
 
     async def _ask_one(self, peers: Iterable[PeerId], region: str) -> None:
         for peer in list(peers)[:_MAX_TRIES]:

@@ -7,7 +7,7 @@
     alive    it cannot be reached (doubt)                              suspect
     alive    the leader that vouched for it retracts                   suspect
     suspect  a heartbeat, a connection, a newer announcement           alive
-    suspect  a leader still vouches for it after hearsay_s             alive
+    suspect  a leader still vouches for it after hearsay_s             alive (from dead, too)
     suspect  nothing of it for suspect_s                               dead
     dead     a newer announcement                                      alive
     dead     nothing of it for forget_s                                (gone)
@@ -222,10 +222,9 @@ class View:
         """A leader answered to the end: it still hears all whom it named and did not retract."""
         changes: list[Change] = []
         for known in self.members(region):
-            if known.teller != teller or known.closed_at is not None:
+            if known.teller != teller or known.closed_at is not None or known.presence.state == "leaving":
                 continue
-            doubted = known.state == "suspect" and now - known.since < self._patience.hearsay_s
-            if known.state != "dead" and not doubted:
+            if known.state == "alive" or now - known.since >= self._patience.hearsay_s:
                 changes += self._put(replace(known, last_seen=now), "alive", now)
         return changes
 

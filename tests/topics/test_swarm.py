@@ -68,9 +68,11 @@ async def test_a_killed_worker_is_suspect_soon_and_dead_a_while_later(
     assert founder.swarm.view.workers("eu")[0].peer == founder.peer
 
 
+@pytest.mark.parametrize("detailed", [200, 0], ids=["small-region", "large-region"])
 async def test_a_gateway_that_cannot_see_a_worker_goes_by_the_leader_s_word(
-    nursery: Nursery, autojump_clock: MockClock
+    nursery: Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, detailed: int
 ) -> None:
+    monkeypatch.setattr("topics.view.DETAILED_MEMBERS", detailed)
     town = Town(nursery)
     await town.start("founder")
     worker = await town.start("worker", via="founder", roles=WORKER)
@@ -218,9 +220,11 @@ async def test_a_leader_reported_unreachable_is_passed_over_until_it_is_heard(
     await until(lambda: worker.leader == founder.peer, 2)
 
 
-async def test_nobody_is_suspected_in_ten_quiet_minutes_and_nobody_drops_a_thing(
-    nursery: Nursery, autojump_clock: MockClock
+@pytest.mark.parametrize("detailed", [200, 0], ids=["small-region", "large-region"])
+async def test_nobody_is_suspected_in_five_quiet_minutes_and_nobody_drops_a_thing(
+    nursery: Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, detailed: int
 ) -> None:
+    monkeypatch.setattr("topics.view.DETAILED_MEMBERS", detailed)
     town = Town(nursery)
     await town.start("founder")
     await town.start("other", via="founder")
@@ -229,7 +233,7 @@ async def test_nobody_is_suspected_in_ten_quiet_minutes_and_nobody_drops_a_thing
     nodes = list(town.nodes.values())
     await trio.sleep(20)
     elections = [node.counts.elections for node in nodes]
-    for _ in range(600):
+    for _ in range(300):
         await trio.sleep(1)
         assert {one.sees(other) for one in nodes for other in nodes} == {"alive"}
     assert [node.counts.elections for node in nodes] == elections
