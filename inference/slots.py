@@ -135,10 +135,8 @@ class Slots:
     def _expire(self, now: float) -> None:
         for grant_id in list(self._over(now)):
             del self._used[grant_id]
-        for grant_id, until in list(self._spent.items()):
-            if until >= now:
-                break
-            del self._spent[grant_id]
+        while self._spent and next(iter(self._spent.values())) < now:
+            self._spent.popitem(last=False)
 
     def _over(self, now: float) -> Iterator[bytes]:
         return (grant_id for grant_id, use in self._used.items() if use.until is not None and now > use.until)
