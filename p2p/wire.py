@@ -22,7 +22,7 @@ def decode(data: bytes, kind: type[_Message]) -> _Message:
     """Read exactly one message of that kind. Raises TetherError(FRAME_INVALID) for anything else."""
     try:
         message: _Message = _decoder(kind).decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TetherError(FRAME_INVALID, f"These bytes are not a {kind.__name__}: {error}.") from error
     return message
 
