@@ -8,6 +8,8 @@ from typing import Final
 from tests.sources import PACKAGES, ROOT, files, tree
 
 MAX_LINES: Final = 400
+SUPERVISOR: Final = "p2p/rpc/callee.py"
+"""Answers INTERNAL for the bug of a handler, and says in the log where it is."""
 UNSAFE_CODECS: Final = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 
@@ -18,14 +20,14 @@ def test_no_file_is_so_long_that_it_holds_two_things() -> None:
     assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
-def test_nothing_is_caught_that_cannot_be_answered() -> None:
+def test_nothing_is_caught_that_cannot_be_answered_but_by_the_one_supervisor() -> None:
     broad = [
-        f"{path}:{node.lineno}"
+        path
         for path in files(*PACKAGES)
         for node in ast.walk(tree(path))
         if isinstance(node, ast.ExceptHandler) and catches_everything(node.type)
     ]
-    assert broad == []
+    assert broad == [SUPERVISOR]
 
 
 def test_nothing_reads_a_format_that_can_run_code() -> None:

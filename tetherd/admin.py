@@ -109,7 +109,7 @@ async def _read(request: Request) -> InviteOrder:
     except msgspec.ValidationError as error:
         detail = f"{error}; roles are {', '.join(ROLES)}." if "roles" in str(error) else f"{error}."
         raise TetherError(FIELD_INVALID, detail, field=_field(error)) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TetherError(JSON_INVALID, "The order is not JSON.") from error
 
 

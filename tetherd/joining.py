@@ -12,6 +12,7 @@ from p2p.identity import NodeKey, PeerId
 from p2p.membership import (
     Issuer,
     Member,
+    SwarmId,
     Ticket,
     appoint,
     check_credential,
@@ -34,6 +35,13 @@ class Plan:
 
     standing: Standing | None
     ticket: Ticket | None
+
+    @property
+    def swarm_id(self) -> SwarmId:
+        """Of the swarm that is joined. Only of a plan that is not to found one."""
+        known = self.standing or self.ticket
+        assert known is not None
+        return known.swarm_id
 
 
 def plan(standing: Standing | None, ticket: Ticket | None, roles: Sequence[Role]) -> Plan:

@@ -12,7 +12,6 @@ import trio
 from p2p.errors import NO_ORCHESTRATOR, TetherError
 from p2p.transport import Transport
 from tetherd.admin import InviteOrder
-from tetherd.config import Config
 from tetherd.gateway.answer import ModelSummary
 from tetherd.issuer import IssuerDesk
 from tetherd.orchestrator.orchestrator import Orchestrator
@@ -24,7 +23,6 @@ from topics.view import MemberState
 class DaemonOperator:
     """Reads the parts of a daemon; changes nothing but by invite and drain. drain returns how many answers run."""
 
-    config: Config
     transport: Transport
     swarm: Swarm
     swarm_id: str

@@ -181,6 +181,7 @@ class Exchange:
                 retry_token=order.retry_token,
                 deadline_s=max(0.0, self._deadline - asked),
                 trace_id=current_traceparent(),
+                last_attempt=self._granted.grant.attempt if self._granted else 0,
                 exclude=place.exclude,
                 cause=place.cause,
             )

@@ -63,7 +63,7 @@ class _Round:
     send: trio.MemorySendChannel[tuple[PeerId, Outcome]]
     receive: trio.MemoryReceiveChannel[tuple[PeerId, Outcome]]
     waiting: deque[PeerId]
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    scopes: list[trio.CancelScope] = field(default_factory=list)
     pending: int = 0
 
 
@@ -143,7 +143,8 @@ class Placer:
         try:
             yield round_
         except trio.Cancelled:
-            round_.scope.cancel()
+            for scope in round_.scopes:
+                scope.cancel()
             raise
         finally:
             with suppress(trio.WouldBlock):
@@ -156,7 +157,8 @@ class Placer:
         self._spawn(self._ask, round_, round_.waiting.popleft())
 
     async def _ask(self, round_: _Round, leader: PeerId) -> None:
-        with round_.scope:
+        with trio.CancelScope() as scope:
+            round_.scopes.append(scope)
             outcome = await self._outcome(leader, round_.wanted)
             try:
                 round_.send.send_nowait((leader, outcome))

@@ -117,7 +117,7 @@ class _Outlet:
             self.open = False
 
     async def keep_alive(self) -> None:
-        """Send a comment whenever the body was silent for KEEPALIVE_S; the first at once, so that the status goes out."""
+        """Send a comment whenever the body was silent for KEEPALIVE_S; the first at once, to send the status."""
         await self.write(responses.WAITING)
         while True:
             await trio.sleep_until(self._last_s + KEEPALIVE_S)

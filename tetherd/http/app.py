@@ -97,10 +97,14 @@ class _Shim:
     async def model(self, request: Request) -> Response:
         served = await self._inference.models()
         wanted = request.path_params["model"]
-        found = next((model for model in served if wanted in (model.name, f"{model.name}@{model.version}")), None)
+        found = next(
+            (model for model in served if wanted in (model.name, f"{model.name}@{model.version}")), None
+        )
         if found is None:
             there = ", ".join(model.name for model in served) or "none"
-            raise TetherError(MODEL_NOT_FOUND, f"There is no such model here; there are: {there}.", field="model")
+            raise TetherError(
+                MODEL_NOT_FOUND, f"There is no such model here; there are: {there}.", field="model"
+            )
         return Response(responses.model_bytes(found), media_type=_JSON)
 
     async def healthz(self, _request: Request) -> Response:
@@ -130,7 +134,9 @@ async def _body(request: Request, max_bytes: int) -> bytes:
     """Read a JSON body within bounds of size and time. Raises TetherError(CONTENT_TYPE | BODY_TOO_LARGE | …)."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _JSON:
-        raise TetherError(CONTENT_TYPE, f"The content-type is {kind[:100] or 'missing'!r}.", field="content-type")
+        raise TetherError(
+            CONTENT_TYPE, f"The content-type is {kind[:100] or 'missing'!r}.", field="content-type"
+        )
     length = request.headers.get("content-length", "0")
     too_large = TetherError(BODY_TOO_LARGE, f"The body is over the limit of {max_bytes} bytes.")
     if length.isdecimal() and int(length[:20]) > max_bytes:

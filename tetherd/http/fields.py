@@ -99,7 +99,9 @@ def check_text(value: Any, field: str, *, at_most: int | None = None) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise TetherError(FIELD_INVALID, f"{field} holds half a character (a lone surrogate).", field=field) from error
+        raise TetherError(
+            FIELD_INVALID, f"{field} holds half a character (a lone surrogate).", field=field
+        ) from error
     if at_most is not None and len(value) > at_most:
         raise TetherError(FIELD_INVALID, f"{field} is longer than {at_most} characters.", field=field)
     return value

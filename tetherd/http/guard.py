@@ -32,7 +32,9 @@ class Guard:
         if host is None or not self._is_ours(host):
             raise TetherError(HOST_FORBIDDEN, "The Host header names another server.", field="Host")
         if origin is not None and origin not in self.origins and not self._is_same(origin, host):
-            raise TetherError(ORIGIN_FORBIDDEN, "A web page of another origin may not call this shim.", field="Origin")
+            raise TetherError(
+                ORIGIN_FORBIDDEN, "A web page of another origin may not call this shim.", field="Origin"
+            )
 
     def _is_ours(self, host: str) -> bool:
         name = host_name(host)

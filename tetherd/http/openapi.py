@@ -33,7 +33,10 @@ _SAMPLING: Final[_Schema] = {
     "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
     "top_k": {"type": "integer", "minimum": 0, "description": "0: all"},
     "min_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-    "seed": {"type": "integer", "description": "the same seed gives the same text on the same build of a worker"},
+    "seed": {
+        "type": "integer",
+        "description": "the same seed gives the same text on the same build of a worker",
+    },
     "stop": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 4}]},
 }
 _MESSAGE: Final = _object(
@@ -78,7 +81,9 @@ _SCHEMAS: Final[_Schema] = {
         "id",
         "choices",
     ),
-    "Models": _object({"object": {"const": "list"}, "data": {"type": "array", "items": {"type": "object"}}}, "data"),
+    "Models": _object(
+        {"object": {"const": "list"}, "data": {"type": "array", "items": {"type": "object"}}}, "data"
+    ),
     "Error": _object(
         {
             "error": _object(
@@ -115,7 +120,11 @@ def _infer(summary: str, request: str) -> _Schema:
 def _get(summary: str, answer: _Schema, *parameters: _Schema) -> _Schema:
     failure = _json(_ref("Error"), "What went wrong and what to do")
     return {
-        "get": {"summary": summary, "parameters": list(parameters), "responses": {"200": answer, "default": failure}}
+        "get": {
+            "summary": summary,
+            "parameters": list(parameters),
+            "responses": {"200": answer, "default": failure},
+        }
     }
 
 

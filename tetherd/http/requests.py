@@ -165,7 +165,9 @@ def _stops(fields: Fields) -> tuple[str, ...]:
         fields.refuse("stop", "has to be a string or a list of strings.")
     if len(stops) > MAX_STOPS:
         fields.refuse("stop", f"has {len(stops)} strings; at most {MAX_STOPS} are taken.")
-    checked = tuple(check_text(stop, f"stop[{index}]", at_most=MAX_STOP_CHARS) for index, stop in enumerate(stops))
+    checked = tuple(
+        check_text(stop, f"stop[{index}]", at_most=MAX_STOP_CHARS) for index, stop in enumerate(stops)
+    )
     if "" in checked:
         fields.refuse("stop", "holds an empty string, which would stop everything.")
     return checked

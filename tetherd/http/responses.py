@@ -41,10 +41,16 @@ class Writer:
 
     def opening(self) -> bytes:
         """The first event: in a chat it names the role."""
-        return self._event(self._delta({"role": "assistant", "content": ""}, None)) if self.kind == "chat" else b""
+        return (
+            self._event(self._delta({"role": "assistant", "content": ""}, None))
+            if self.kind == "chat"
+            else b""
+        )
 
     def piece(self, text: str) -> bytes:
-        return self._event(self._delta({"content": text}, None) if self.kind == "chat" else self._text(text, None))
+        return self._event(
+            self._delta({"content": text}, None) if self.kind == "chat" else self._text(text, None)
+        )
 
     def ending(self, end: End, *, include_usage: bool) -> bytes:
         """The last events: the finish reason, the usage if it was asked for, the `tether` field, [DONE]."""
@@ -71,7 +77,12 @@ class Writer:
         return b"data: " + _encode({**self._frame(kind), "choices": choices, **(extra or {})}) + b"\n\n"
 
     def _frame(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": int(self.started.created), "model": self.started.model}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": int(self.started.created),
+            "model": self.started.model,
+        }
 
     def _delta(self, delta: dict[str, str], finish: str | None) -> dict[str, Any]:
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -101,7 +112,14 @@ def tether_field(started: Started, end: End) -> dict[str, Any]:
 
 def error_body(error: TetherError) -> dict[str, Any]:
     """OpenAI's error object."""
-    return {"error": {"message": error.message, "type": _type(error), "param": error.field, "code": error.code.name}}
+    return {
+        "error": {
+            "message": error.message,
+            "type": _type(error),
+            "param": error.field,
+            "code": error.code.name,
+        }
+    }
 
 
 def error_bytes(error: TetherError) -> bytes:

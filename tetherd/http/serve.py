@@ -46,6 +46,10 @@ async def serve_unix(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on a socket that only its owner can open, until stop returns."""
+    await _serve(app, _listen_unix(path), stop, task_status.started)
+
+
+def _listen_unix(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
@@ -53,10 +57,11 @@ async def serve_unix(
         listener.bind(str(path))
     except OSError as error:
         listener.close()
-        raise TetherError(CONFIG_INVALID, f"Cannot make {path}: {error.strerror or error}.", field="data_dir") from error
+        detail = f"Cannot make {path}: {error.strerror or error}."
+        raise TetherError(CONFIG_INVALID, detail, field="data_dir") from error
     finally:
         os.umask(mask)
-    await _serve(app, listener, stop, task_status.started)
+    return listener
 
 
 def _listen_tcp(host: str, port: int) -> socket.socket:
@@ -72,7 +77,8 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise TetherError(ADDRESS_IN_USE, f"{host}:{port} is in use.", field="http.bind") from error
-        raise TetherError(CONFIG_INVALID, f"Cannot listen on {host}:{port}: {error.strerror}.", field="http.bind") from error
+        detail = f"Cannot listen on {host}:{port}: {error.strerror or error}."
+        raise TetherError(CONFIG_INVALID, detail, field="http.bind") from error
     return listener
 
 

@@ -338,7 +338,7 @@ def check_request(request: PlacementRequest) -> None:
         ("requestMac", len(request.request_mac) == 32),
         ("deadlineS", 0.0 < request.deadline_s <= MAX_DEADLINE_S),
         ("maxTokens", 0 < request.max_tokens <= MAX_TOKENS),
-        ("maxPromptTokens", 0 < request.max_prompt_tokens <= MAX_TOKENS),
+        ("maxPromptTokens", 0 <= request.max_prompt_tokens <= MAX_TOKENS),
         ("lastAttempt", 0 <= request.last_attempt < 1_000),
         ("exclude", len(request.exclude) <= 64),
         ("texts", all(len(text) <= MAX_TEXT_CHARS for text in texts)),

@@ -29,7 +29,9 @@ KEEP_ENDED_S: Final = 7 * 86_400.0
 
 _COLUMNS: Final = tuple(item.name for item in fields(JobRecord))
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM jobs"
-_UPSERT: Final = f"INSERT OR REPLACE INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_UPSERT: Final = (
+    f"INSERT OR REPLACE INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+)
 
 _Result = TypeVar("_Result")
 
@@ -109,11 +111,15 @@ class SqliteStore:
 
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:
         def apply(connection: sqlite3.Connection) -> Sequence[JobRecord]:
-            late = _rows(connection, "WHERE state = 'running' AND deadline <= ? AND lease_until <= ?", now, now)
+            late = _rows(
+                connection, "WHERE state = 'running' AND deadline <= ? AND lease_until <= ?", now, now
+            )
             dead = [jobs.dead_letter(row, now) for row in late]
             for row in dead:
                 _save(connection, row)
-            connection.execute("DELETE FROM jobs WHERE state <> 'running' AND created < ?", (now - KEEP_ENDED_S,))
+            connection.execute(
+                "DELETE FROM jobs WHERE state <> 'running' AND created < ?", (now - KEEP_ENDED_S,)
+            )
             return dead
 
         return await self._commit(apply)
@@ -126,7 +132,9 @@ class SqliteStore:
         return await self._commit(lambda connection: _rows(connection, where, len(prefix), prefix))
 
     async def recent(self, limit: int = 50) -> Sequence[JobRecord]:
-        return await self._commit(lambda connection: _rows(connection, "ORDER BY created DESC LIMIT ?", limit))
+        return await self._commit(
+            lambda connection: _rows(connection, "ORDER BY created DESC LIMIT ?", limit)
+        )
 
     async def close(self) -> None:
         async with self._turn:
@@ -171,7 +179,9 @@ class SqliteStore:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date. Raises TetherError(DATA_DIR_INVALID) if an applied migration was altered since."""
-    connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL)")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL)"
+    )
     applied = dict(connection.execute("SELECT name, checksum FROM migrations"))
     folder = resources.files("tetherd.store") / "migrations"
     for file in sorted(folder.iterdir(), key=lambda item: item.name):
@@ -184,7 +194,9 @@ def migrate(connection: sqlite3.Connection) -> None:
             record = f"INSERT INTO migrations VALUES ('{file.name}', '{checksum}')"
             connection.executescript(f"BEGIN;\n{script}\n{record};\nCOMMIT;")
         elif known != checksum:
-            raise TetherError(DATA_DIR_INVALID, f"The ledger was made by another version: {file.name} differs.")
+            raise TetherError(
+                DATA_DIR_INVALID, f"The ledger was made by another version: {file.name} differs."
+            )
 
 
 def _load(connection: sqlite3.Connection, job: bytes) -> JobRecord | None:

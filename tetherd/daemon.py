@@ -1,0 +1,388 @@
+"""The composition root: opens every part of a node in one nursery, and takes leave in the opposite order.
+
+    data directory > engines > host > rpc > membership > swarm > roles > shim and admin socket
+
+Only this file knows all the roles. A part that fails ends the daemon with one clear sentence; SIGTERM drains it,
+a second signal stops it at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from inference.containment import forbid_core_dumps
+from inference.worker import Worker
+from p2p.errors import TetherError
+from p2p.host import open_host
+from p2p.identity import NodeKey, PeerId
+from p2p.membership import Member, admit, check_credential, read_ticket
+from p2p.messages import ROLES, HealthReport, Role
+from p2p.rpc import Rpc
+from p2p.transport import Network, PeerAddress
+from tetherd import __version__
+from tetherd.admin import build_admin
+from tetherd.config import Config, parse_bind
+from tetherd.data_dir import DataDir, Standing
+from tetherd.gateway.absent import NoGateway
+from tetherd.gateway.answer import ModelSummary
+from tetherd.gateway.gateway import Gateway
+from tetherd.gateway.models import summarize
+from tetherd.http.app import HttpSettings, build_app
+from tetherd.http.serve import serve, serve_unix
+from tetherd.issuer import IssuerDesk
+from tetherd.joining import Passport, Plan, addresses_in, check_roles, enrol, found, plan, reach_swarm
+from tetherd.models import ModelHouse
+from tetherd.operator import DaemonOperator
+from tetherd.orchestrator.orchestrator import Orchestrator
+from tetherd.phases import Phases
+from tetherd.store import open_store
+from tetherd.telemetry import logs
+from tetherd.telemetry.metrics import Metrics
+from tetherd.telemetry.tracing import tracing
+from topics.settings import SwarmSettings
+from topics.swarm import Swarm
+
+JOIN_PATIENCE_S: Final = 10.0
+"""How long a start waits for a leader before it says that there is none and goes on looking."""
+REMEMBER_S: Final = 60.0
+"""How often the addresses of others are written down for the next start."""
+
+_log = structlog.get_logger()
+
+
+def run(config: Config, phases: Phases) -> int:
+    """Run a node until it is told to stop; returns the exit code. Raises the TetherError that ended it."""
+    logs.configure(config.telemetry.log_format, config.telemetry.log_level)
+    forbid_core_dumps()
+    try:
+        return trio.run(_run, config, phases)
+    except BaseExceptionGroup as group:
+        faults, rest = group.split(TetherError)
+        if rest is not None or faults is None:
+            raise
+        raise next(_leaves(faults)) from None
+
+
+async def _run(config: Config, phases: Phases) -> int:
+    data = DataDir(config.data_dir)
+    with data.lock():
+        key = data.key()
+        phases.reached("identity", key.node_id)
+        with tracing(config.telemetry.otlp_endpoint, key.node_id, config.region):
+            return await Daemon(config, phases, data, key).run()
+
+
+class Daemon:
+    """One node. Its parts are opened by `run`, which returns the exit code once they are closed."""
+
+    def __init__(self, config: Config, phases: Phases, data: DataDir, key: NodeKey) -> None:
+        self._config = config
+        self._phases = phases
+        self._data = data
+        self._key = key
+        self._incarnation = data.next_incarnation(time.time())
+        self._metrics = Metrics()
+        self._models = ModelHouse(config.worker, phases)
+        self._state = "starting"
+        self._stop = trio.Event()
+        self._hasty = False
+        self._swarm: Swarm | None = None
+        self._worker: Worker | None = None
+        self._gateway: Gateway | None = None
+
+    async def run(self) -> int:
+        """Open everything, serve until told to stop, close everything."""
+        chosen = self._plan()
+        passport = Passport(self._key, chosen)
+        swarm_id = chosen.swarm_id
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._obey_signals, nursery)
+            if "worker" in (self._config.roles or ROLES):
+                nursery.start_soon(self._models.run)
+            async with open_host(
+                self._key,
+                listen=self._config.listen,
+                swarm_id=swarm_id,
+                passport=passport,
+                admit=lambda shown, peer: admit(shown, peer, swarm_id, time.time()),
+            ) as network:
+                self._phases.reached("listening", ", ".join(network.addresses()))
+                await self._live(network, chosen, passport)
+            nursery.cancel_scope.cancel()
+        return 1 if self._hasty else 0
+
+    async def _live(self, network: Network, chosen: Plan, passport: Passport) -> None:
+        async with trio.open_nursery() as parts:
+            rpc = Rpc(network, metrics=self._metrics.rpc)
+            await parts.start(rpc.run)
+            desk = self._desk(network, rpc)
+            standing = await self._become_member(network, rpc, chosen, passport)
+            member = check_credential(standing.credential, standing.swarm_id, time.time())
+            check_roles(member, self._config.region, self._config.roles)
+            self._phases.reached("membership", f"swarm {standing.swarm_id[:8]}")
+            await self._reach(network, chosen)
+            roles = self._config.roles or member.certificate.roles
+            swarm = self._swarm = self._enter(network, rpc, member, roles)
+            await parts.start(swarm.run)
+            desk.open(standing)
+            orchestrator = await self._take_roles(parts, network, rpc, member, swarm, roles)
+            url = await self._serve(parts, network, swarm, desk, standing, orchestrator)
+            await self._wait_joined(swarm)
+            self._state = "ready"
+            self._phases.reached("ready", f"at {url}")
+            parts.start_soon(self._remember, swarm)
+            await self._stop.wait()
+            self._write_down(swarm)
+            parts.cancel_scope.cancel()
+
+    # ── Coming into the swarm ────────────────────────────────────────────────────────────────────────────────────
+
+    def _plan(self) -> Plan:
+        """What this start does; founding happens here, before anything listens."""
+        config = self._config
+        ticket = read_ticket(config.ticket) if config.ticket else None
+        chosen = plan(self._data.standing(), ticket, config.roles)
+        if chosen.standing is None and chosen.ticket is None:
+            standing = found(self._data, self._key, config.region, now=time.time())
+            self._phases.notice(
+                f"FOUNDED A NEW SWARM {standing.swarm_id[:8]}. THIS NODE HOLDS ITS AUTHORITY KEY. "
+                "Let other machines in with the line that `tetherctl invite` prints."
+            )
+            return Plan(standing, None)
+        return chosen
+
+    async def _become_member(self, network: Network, rpc: Rpc, chosen: Plan, passport: Passport) -> Standing:
+        if chosen.ticket is None:
+            assert chosen.standing is not None
+            return chosen.standing
+        config = self._config
+        standing = await enrol(
+            network,
+            rpc,
+            self._key,
+            chosen.ticket,
+            config.region,
+            config.roles,
+            now=time.time,
+            adopt=passport.adopt,
+        )
+        self._data.save_standing(standing)
+        return standing
+
+    async def _reach(self, network: Network, chosen: Plan) -> None:
+        """Dial those whose addresses are known from the ticket or from before; the DHT finds the rest."""
+        known = addresses_in(chosen.ticket) if chosen.ticket else self._data.known_peers()
+        reached = await reach_swarm(
+            [peer for peer in known if peer.peer != self._key.node_id], network.connect
+        )
+        if known and not reached:
+            self._phases.notice("None of the known members answers; this node goes on looking.")
+        self._phases.reached("peers", f"{reached} reached")
+
+    def _enter(self, network: Network, rpc: Rpc, member: Member, roles: tuple[Role, ...]) -> Swarm:
+        swarm = Swarm(
+            network,
+            rpc,
+            self._key,
+            member,
+            region=self._config.region,
+            roles=roles,
+            incarnation=self._incarnation,
+            settings=SwarmSettings(),
+            health=self._health,
+            metrics=self._metrics.swarm,
+            version=__version__,
+        )
+        self._metrics.watch_swarm(
+            peers=lambda: len(network.peers()),
+            members=lambda: Counter(known.state for known in swarm.view.members()),
+        )
+        return swarm
+
+    async def _wait_joined(self, swarm: Swarm) -> None:
+        with trio.move_on_after(JOIN_PATIENCE_S) as patience:
+            await swarm.wait_joined()
+        if patience.cancelled_caught:
+            self._phases.notice(
+                f"No orchestrator of region {swarm.region} is known yet; this node goes on looking."
+            )
+        self._phases.reached("region", swarm.region)
+
+    # ── The roles ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _take_roles(
+        self,
+        parts: trio.Nursery,
+        network: Network,
+        rpc: Rpc,
+        member: Member,
+        swarm: Swarm,
+        roles: tuple[Role, ...],
+    ) -> Orchestrator | None:
+        orchestrator = None
+        if "orchestrator" in roles:
+            store = open_store(self._config.store, self._data.ledger)
+            orchestrator = Orchestrator(
+                self._key, member, swarm, rpc, store, now=time.time, metrics=self._metrics.orchestrator
+            )
+            await parts.start(orchestrator.run)
+        if "gateway" in roles:
+            swarm_id = member.certificate.swarm_id
+            self._gateway = Gateway(self._key, swarm_id, network, rpc, swarm, metrics=self._metrics.gateway)
+            await parts.start(self._gateway.run)
+        if "worker" in roles:
+            await self._models.wait()
+            self._worker = self._lend(network, rpc, member, swarm)
+            await parts.start(self._worker.run)
+            await swarm.announce_models()
+        return orchestrator
+
+    def _lend(self, network: Network, rpc: Rpc, member: Member, swarm: Swarm) -> Worker:
+        def admission(peer: PeerId) -> Member | None:
+            """This node is a member to itself: its gateway may call its worker."""
+            shown = member if peer == member.peer else network.admission(peer)
+            return shown if isinstance(shown, Member) else None
+
+        return Worker(
+            self._key,
+            self._incarnation,
+            rpc,
+            admission,
+            member.certificate.swarm_id,
+            self._models.loaded,
+            now=time.time,
+            leaders=swarm.leaders,
+            metrics=self._metrics.worker,
+        )
+
+    def _health(self) -> HealthReport | None:
+        return self._worker.health() if self._worker else None
+
+    # ── Letting others in ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _desk(self, network: Network, rpc: Rpc) -> IssuerDesk:
+        return IssuerDesk(
+            self._data,
+            self._key,
+            network,
+            rpc,
+            now=time.time,
+            orchestrators=self._orchestrators_in,
+            others=self._other_issuers,
+        )
+
+    def _orchestrators_in(self, region: str) -> int:
+        members = self._swarm.view.members(region) if self._swarm else []
+        return sum(
+            "orchestrator" in known.member.certificate.roles for known in members if known.state != "dead"
+        )
+
+    def _other_issuers(self) -> Iterator[PeerAddress]:
+        """Orchestrators that live: most of them may issue, and a ticket that names them outlives this node."""
+        for known in self._swarm.view.members() if self._swarm else ():
+            if (
+                known.state == "alive"
+                and "orchestrator" in known.presence.roles
+                and known.peer != self._key.node_id
+            ):
+                yield PeerAddress(known.peer, known.presence.addresses)
+
+    # ── Serving, and taking leave ────────────────────────────────────────────────────────────────────────────────
+
+    async def _serve(
+        self,
+        parts: trio.Nursery,
+        network: Network,
+        swarm: Swarm,
+        desk: IssuerDesk,
+        standing: Standing,
+        orchestrator: Orchestrator | None,
+    ) -> str:
+        http = self._config.http
+        settings = HttpSettings(http.max_body_bytes, http.allowed_hosts, http.allowed_origins)
+        app = build_app(self._gateway or NoGateway(), settings, self._metrics.text)
+        host, port = parse_bind(http.bind)
+        url: str = await parts.start(_serving(serve, app, host, port, self._stop))
+
+        def served() -> list[ModelSummary]:
+            return summarize(swarm.view.workers(swarm.region))
+
+        operator = DaemonOperator(
+            transport=network,
+            swarm=swarm,
+            swarm_id=standing.swarm_id,
+            desk=desk,
+            orchestrator=orchestrator,
+            http=url,
+            began=trio.current_time(),
+            served=served,
+            state=lambda: self._state,
+            start_drain=lambda: self._start_drain(parts),
+            now=trio.current_time,
+        )
+        await parts.start(_serving(serve_unix, build_admin(operator), self._data.control_socket, self._stop))
+        self._data.write_http_addr(url)
+        return url
+
+    async def _obey_signals(self, nursery: trio.Nursery) -> None:
+        """The first signal drains, the second stops at once."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                if self._state in ("draining", "starting"):
+                    self._hasty = self._state == "draining"
+                    nursery.cancel_scope.cancel()
+                    return
+                self._start_drain(nursery)
+
+    def _start_drain(self, nursery: trio.Nursery) -> int:
+        if self._state == "ready":
+            self._state = "draining"
+            nursery.start_soon(self._drain)
+        return self._gateway.running if self._gateway else 0
+
+    async def _drain(self) -> None:
+        _log.info("daemon.draining", limit_s=self._config.drain_s)
+        assert self._swarm is not None
+        await self._swarm.set_state("draining")
+        with trio.move_on_after(self._config.drain_s):
+            async with trio.open_nursery() as leaving:
+                if self._gateway is not None:
+                    leaving.start_soon(self._gateway.drain)
+                if self._worker is not None:
+                    leaving.start_soon(self._worker.drain, self._config.drain_s)
+        await self._swarm.set_state("leaving")
+        _log.info("daemon.left")
+        self._stop.set()
+
+    async def _remember(self, swarm: Swarm) -> None:
+        while True:
+            self._write_down(swarm)
+            await trio.sleep(REMEMBER_S)
+
+    def _write_down(self, swarm: Swarm) -> None:
+        members = sorted(swarm.view.members(), key=lambda known: known.last_seen, reverse=True)
+        known = [PeerAddress(member.peer, member.presence.addresses) for member in members]
+        self._data.save_known_peers([peer for peer in known if peer.peer != self._key.node_id])
+
+
+def _serving(server: Callable[..., Awaitable[None]], *where: object) -> Callable[..., Awaitable[None]]:
+    """A server as a nursery starts it; its last argument is the event that ends it."""
+    *arguments, stop = where
+    assert isinstance(stop, trio.Event)
+    return partial(server, *arguments, stop=stop.wait)
+
+
+def _leaves(group: BaseExceptionGroup[TetherError]) -> Iterator[TetherError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
