@@ -107,8 +107,10 @@ class Attempt:
         return Generation(prompt, max_tokens, content.sampling, content.resume)
 
     def _max_tokens(self, prompt_tokens: int, context_tokens: int) -> int:
-        """What was asked for, or what fits. Raises TetherError(CONTEXT_EXCEEDED | OUT_OF_RANGE)."""
+        """What was asked for, or what fits. Raises TetherError(FIELD_INVALID | CONTEXT_EXCEEDED | OUT_OF_RANGE)."""
         where = "messages" if self.content.messages is not None else "prompt"
+        if not prompt_tokens:
+            raise TetherError(FIELD_INVALID, "The prompt is empty.", field=where)
         room = context_tokens - prompt_tokens
         if room < 1:
             detail = f"The prompt has {prompt_tokens} tokens; the model's context is {context_tokens}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -161,6 +162,18 @@ async def test_what_cannot_fit_is_refused_with_both_numbers(generation: Generati
             async with engine.generate(generation):
                 raise AssertionError("it was taken")
         assert refused.value.code is code
+
+
+async def test_the_engine_leaves_no_core_and_no_signal_of_a_terminal_ends_it() -> None:
+    async with loaded() as engine:
+        process = engine.process_id
+        assert process is not None
+        limits = Path(f"/proc/{process}/limits").read_text()  # noqa: ASYNC240 it is no disk
+        assert re.search(r"Max core file size +0 +0 ", limits)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(process, number)
+        assert (await ask(engine, await prompt_of(engine, "Hello!")))[0]
+        assert engine.process_id == process
 
 
 async def test_the_engine_dies_with_its_daemon_however_that_ends() -> None:

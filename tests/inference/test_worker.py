@@ -127,6 +127,7 @@ async def test_without_max_tokens_an_answer_fills_what_the_grant_and_the_context
     [
         (replace(CONTENT, max_tokens=61), "CONTEXT_EXCEEDED", ("65", "64")),
         (replace(CONTENT, max_tokens=0), "OUT_OF_RANGE", ("max_tokens",)),
+        (replace(CONTENT, messages=None, prompt=""), "FIELD_INVALID", ("empty",)),
         (replace(CONTENT, messages=(ChatMessage("user", "word " * 64),)), "CONTEXT_EXCEEDED", ("64", "64")),
         (replace(CONTENT, messages=(ChatMessage("user", "word " * 55),)), "GRANT_INVALID", ("50", "55")),
         (replace(CONTENT, resume=(1,) * 9), "FIELD_INVALID", ("9",)),
