@@ -124,6 +124,6 @@ _Union = TypeVar("_Union")
 def _decode(decoder: msgspec.msgpack.Decoder[_Union], body: bytes) -> _Union:
     try:
         said: _Union = decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TetherError(FRAME_INVALID, "The engine's pipe carries bytes that are no message.") from error
     return said

@@ -62,7 +62,7 @@ def test_an_impossible_length_is_refused_before_anything_is_allocated() -> None:
 
 
 @given(noise=st.binary(max_size=60))
-def test_noise_is_refused(noise: bytes) -> None:
+def test_noise_is_read_or_refused_and_nothing_else(noise: bytes) -> None:
     for read in (read_command, read_report):
         try:
             read(noise)
