@@ -26,9 +26,11 @@ check: setup  ## format, lint, types, and which package may import which
 	$(VENV) -m pytest -q tests/test_imports.py tests/test_house.py
 
 bench: setup  ## measure a swarm on this machine beside its engine called directly
+	@$(VENV) -m pip install --quiet --editable '.[bench]'
 	@$(VENV) -m benchmarks $(ARGS)
 
 bench-%: setup  ## measure one thing of it, such as bench-join
+	@$(VENV) -m pip install --quiet --editable '.[bench]'
 	@$(VENV) -m benchmarks $* $(ARGS)
 
 demo-model: setup  ## make the corpus of tether-demo, train it again, and print its scores

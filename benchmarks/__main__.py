@@ -1,0 +1,38 @@
+"""`make bench` runs all of them, `make bench-NAME` one: python -m benchmarks [NAME] [--runs N]."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+
+from cyclopts import App, Parameter
+
+from benchmarks import calls, join, network
+from benchmarks.report import Row, publish
+
+SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
+    "main": (join.measure, network.measure, calls.measure),
+    "join": (join.measure,),
+    "network": (network.measure,),
+    "calls": (calls.measure,),
+}
+
+app = App(name="benchmarks", help="Measure this machine's swarm. Suites: " + ", ".join(SUITES))
+
+
+@app.default
+def run(
+    suite: str = "main",
+    *,
+    runs: Annotated[int, Parameter(help="How often each measure is taken; the median counts.")] = 5,
+) -> None:
+    """Run a suite, print its table, write benchmarks/out/SUITE.json."""
+    if suite not in SUITES:
+        print(f"error: there is no suite {suite}; there are {', '.join(SUITES)}.", file=sys.stderr)
+        sys.exit(2)
+    publish(suite, [row for measure in SUITES[suite] for row in measure(max(1, runs))])
+
+
+if __name__ == "__main__":
+    app()
