@@ -46,7 +46,7 @@ class Generation:
 
     prompt: tuple[int, ...]
     max_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling()  # noqa: RUF009 it is frozen
     resume: tuple[int, ...] = ()
 
 

@@ -13,7 +13,6 @@ import structlog
 import trio
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from inference.attempt import Attempt, ChunkWriter
 from inference.engine import Engine
@@ -54,6 +53,7 @@ from p2p.messages import (
 from p2p.request_mac import MAX_MAC_KEY_BYTES, request_mac
 from p2p.rpc import Rpc, ServerCall
 from p2p.sealed import open_from
+from p2p.traceparent import context_of
 from p2p.wire import decode
 
 LEASE_RENEWAL_S: Final = 5.0
@@ -63,7 +63,6 @@ LEADERS_ASKED: Final = 2
 
 log: Final = structlog.get_logger()
 _tracer: Final = trace.get_tracer(__name__)
-_traceparent: Final = TraceContextTextMapPropagator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +294,7 @@ def _span(request: InferRequest, grant: Grant, model: LoadedModel) -> Iterator[S
     """A child of the gateway's span. It never becomes the current one: it stays open across awaits."""
     span = _tracer.start_span(
         "worker.infer",
-        context=_traceparent.extract({"traceparent": request.trace_id}),
+        context=context_of(request.trace_id),
         kind=SpanKind.SERVER,
         attributes={
             "tether.job": grant.job.hex(),
