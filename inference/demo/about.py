@@ -28,7 +28,7 @@ DEFINING = (
 )
 
 # Asked by the evaluation alone, so that it sees understanding and not only recall.
-DEFINING_UNSEEN = ("Please tell me what {a} is.", "What exactly is {a}?", "I want to know what {a} is.")
+DEFINING_UNSEEN = ("Could you say what {a} is?", "What is meant by {term}?", "Give me a definition of {a}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,9 +58,10 @@ def test_no_question_about_tether_or_the_model_has_two_answers() -> None:
 
 
 def test_the_evaluation_s_own_wordings_are_not_in_the_corpus(turns: list[Turn]) -> None:
-    unseen = {question for fact in KNOWLEDGE.tether for question in fact.unseen}
+    unseen = {question.lower().rstrip(".?") for fact in KNOWLEDGE.tether for question in fact.unseen}
+    asked = [turn.question.lower() for turn in turns if turn.category == "tether"]
     assert unseen
-    assert not unseen & {turn.question for turn in turns}
+    assert not [question for question in asked if any(wording in question for wording in unseen)]
 
 
 def test_sums_are_right(turns: list[Turn]) -> None:
