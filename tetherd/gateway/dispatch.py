@@ -37,6 +37,7 @@ from p2p.errors import (
     FIELD_INVALID,
     FIELD_REQUIRED,
     FRAME_INVALID,
+    MODEL_NOT_FOUND,
     NO_ORCHESTRATOR,
     NO_WORKER,
     OUT_OF_RANGE,
@@ -52,8 +53,11 @@ State = Literal["new", "placing", "pausing", "opening", "streaming", "ended"]
 FinishReason = Literal["stop", "length"]
 
 CLIENT_FAULTS: Final = frozenset({FIELD_REQUIRED, FIELD_INVALID, OUT_OF_RANGE, CONTEXT_EXCEEDED})
-PASSING_REFUSALS: Final = frozenset({NO_ORCHESTRATOR, NO_WORKER, CAPACITY, DRAINING})
-"""What may be otherwise in a moment: an election, a worker that comes, a slot that gets free."""
+PASSING_REFUSALS: Final = frozenset({NO_ORCHESTRATOR, NO_WORKER, MODEL_NOT_FOUND, DRAINING})
+"""What may be otherwise in a moment: an election, a new leader that does not know the workers yet.
+
+CAPACITY is told at once, for the leader has waited for a slot already; but an answer that has begun waits on.
+"""
 TELLING: Final = frozenset({NO_ORCHESTRATOR, NO_WORKER, CAPACITY, DRAINING, ENGINE_FAILED, DEADLINE})
 """What tells the client more than that a worker was lost."""
 
@@ -229,7 +233,8 @@ class Dispatch:
     def _refused(self, error: TetherError) -> Effect:
         self._refusals += 1
         allowed = self._settings.refusals_in_answer if self._ids else self._settings.refusals
-        if error.code not in PASSING_REFUSALS or self._refusals >= allowed:
+        passing = error.code in PASSING_REFUSALS or (error.code is CAPACITY and bool(self._ids))
+        if not passing or self._refusals >= allowed:
             return self._fail(error)
         if error.code is NO_WORKER:
             self._failed.clear()

@@ -178,7 +178,7 @@ class ScriptedLeader:
         chosen = next((one for one in self.workers if one.node.peer not in wanted.exclude), None)
         if chosen is None:
             raise TetherError(NO_WORKER, "Nobody is left.")
-        self.attempts[wanted.job] += 1
+        self.attempts[wanted.job] = max(self.attempts[wanted.job], wanted.last_attempt) + 1
         grant = encode(
             self.spoil(
                 Grant(

@@ -311,6 +311,32 @@ async def test_two_leaders_that_grant_the_same_attempt_are_both_told_the_end(
         assert len(here.workers[0].released) == 1
 
 
+async def test_leader_and_worker_lost_together_are_both_replaced_and_the_numbers_go_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with region(leaders=2) as here:
+        first, second = here.leaders
+
+        def disaster() -> None:
+            here.world.kill(first.node.peer)
+            here.world.kill(here.workers[0].node.peer)
+
+        here.workers[0].at[4] = disaster
+        text, end = await here.answer()
+        assert (text, len(end.attempts)) == (TEXT, 2)
+        assert [asked.last_attempt for asked in second.asked] == [1]
+        [settlement] = await here.settled()
+        assert (settlement.attempt, settlement.end, second.settled) == (2, "done", [settlement])
+
+
+async def test_the_clients_trace_goes_on_to_orchestrator_and_worker(autojump_clock: MockClock) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with region() as here:
+        await here.answer(replaced(QUESTION, traceparent=f"00-{trace_id}-00f067aa0ba902b7-01"))
+        assert here.leader.asked[0].trace_id.split("-")[1] == trace_id
+        assert here.workers[0].requests[0].trace_id.split("-")[1] == trace_id
+
+
 async def test_without_any_leader_the_client_is_told_to_come_again(autojump_clock: MockClock) -> None:
     async with region() as here:
         here.swarm.ranked = []
@@ -323,9 +349,9 @@ async def test_without_any_leader_the_client_is_told_to_come_again(autojump_cloc
 
 async def test_a_passing_refusal_is_asked_again_and_a_lasting_one_told(autojump_clock: MockClock) -> None:
     async with region() as here:
-        here.leader.refuse = [TetherError(NO_WORKER, "Not yet."), TetherError(CAPACITY, "Not yet.")]
+        here.leader.refuse = [TetherError(NO_WORKER, "Not yet."), TetherError(MODEL_NOT_FOUND, "Not yet.")]
         assert (await here.answer())[0] == TEXT
-        here.leader.refuse = [TetherError(CAPACITY, "All busy.", retry_after_s=1.0)] * 3
+        here.leader.refuse = [TetherError(CAPACITY, "All busy.", retry_after_s=1.0)]
         with pytest.raises(TetherError) as caught:
             await here.answer()
         assert (caught.value.code, caught.value.retry_after_s) == (CAPACITY, 1.0)
