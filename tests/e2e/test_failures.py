@@ -97,7 +97,7 @@ def test_a_second_sigterm_stops_at_once(swarm: LocalSwarm) -> None:
 
 
 def test_when_the_founder_is_gone_a_newcomer_joins_through_another_address(swarm: LocalSwarm) -> None:
-    founder = wait_served(swarm.start("founder", roles="gateway,orchestrator").wait_ready(), 0)
+    founder = swarm.start("founder", roles="gateway,orchestrator").wait_ready()
     ticket = swarm.invite(founder)
     workers = [swarm.start(name, ticket=ticket).wait_ready() for name in ("worker0", "worker1")]
     for node in workers:
