@@ -1,0 +1,155 @@
+"""Multiaddrs of TCP: reading, writing, and which of a machine's own to tell others."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from p2p.errors import FIELD_INVALID, TetherError
+from p2p.identity import PeerId
+
+MAX_ADDRESSES: Final = 16
+"""Of one peer. A machine has few interfaces; more is an attempt to have us dial elsewhere."""
+MAX_PEERS: Final = 8_192
+"""In the book, least recently told first out."""
+_IP: Final = ("ip4", "ip6")
+_NAMES: Final = ("dns", "dns4", "dns6")
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """family: ip4, ip6, dns, dns4 or dns6; port 0 asks the system for one."""
+
+    family: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"/{self.family}/{self.host}/tcp/{self.port}"
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        return ipaddress.ip_address(self.host) if self.family in _IP else None
+
+
+def parse(text: str) -> TcpAddress:
+    """Read /ip4/…/tcp/…, with or without /p2p/… behind. Raises TetherError(FIELD_INVALID)."""
+    parts = text.split("/")
+    try:
+        if (
+            parts[0]
+            or parts[3] != "tcp"
+            or len(parts) not in (5, 7)
+            or (len(parts) == 7 and parts[5] != "p2p")
+        ):
+            raise ValueError(text)
+        family, host, port = parts[1], parts[2], int(parts[4])
+        if family in _IP:
+            version = ipaddress.ip_address(host).version
+            if family != f"ip{version}":
+                raise ValueError(text)
+        elif family not in _NAMES or not host:
+            raise ValueError(text)
+        if not (parts[4].isascii() and parts[4].isdigit() and port < 65_536):
+            raise ValueError(text)
+    except (ValueError, IndexError) as error:
+        raise TetherError(
+            FIELD_INVALID, f"{text[:100]!r} is not an address like /ip4/192.0.2.1/tcp/4001.", field="listen"
+        ) from error
+    return TcpAddress(family, host, port)
+
+
+def dialable(texts: Iterable[str]) -> list[str]:
+    """Those that can be dialled over TCP, without /p2p/, each once, at most 16."""
+    found: dict[str, None] = {}
+    for text in texts:
+        try:
+            address = parse(text)
+        except TetherError:
+            continue
+        if address.port and not (address.ip and address.ip.is_unspecified):
+            found[str(address)] = None
+    return list(found)[:MAX_ADDRESSES]
+
+
+def to_wire(texts: Iterable[str]) -> list[bytes]:
+    """As the protobufs of libp2p carry them."""
+    return [Multiaddr(text).to_bytes() for text in texts]
+
+
+def from_wire(raw: Sequence[bytes]) -> list[str]:
+    """The dialable ones; the rest is somebody else's transport or garbage, and skipped."""
+    return dialable(_texts(raw[:MAX_ADDRESSES]))
+
+
+def _texts(raw: Iterable[bytes]) -> Iterator[str]:
+    for data in raw:
+        try:
+            yield str(Multiaddr(data))
+        except ValueError:
+            continue
+
+
+def announced(bound: Iterable[TcpAddress]) -> tuple[str, ...]:
+    """What others may dial: 0.0.0.0 and :: stand for the interfaces' addresses, loopback only if there is no other."""
+    found: dict[str, None] = {}
+    for address in bound:
+        if address.ip is not None and address.ip.is_unspecified:
+            for host in _interfaces(address.ip.version):
+                found[str(TcpAddress(address.family, host, address.port))] = None
+        else:
+            found[str(address)] = None
+    return tuple(found)[:MAX_ADDRESSES]
+
+
+def _interfaces(version: int) -> list[str]:
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    hosts = []
+    for name, addresses in psutil.net_if_addrs().items():
+        for entry in addresses if name in up else ():
+            try:
+                ip = ipaddress.ip_address(entry.address)
+            except ValueError:
+                continue
+            if ip.version == version and not ip.is_link_local:
+                hosts.append(ip)
+    outward = [str(ip) for ip in hosts if not ip.is_loopback]
+    return outward or [str(ip) for ip in hosts]
+
+
+class AddressBook:
+    """Where peers were last said to be, the address that last worked first."""
+
+    def __init__(self) -> None:
+        self._peers: OrderedDict[PeerId, dict[str, None]] = OrderedDict()
+
+    def learn(self, peer: PeerId, addresses: Iterable[str]) -> None:
+        """Add what is new; beyond 16 the oldest goes."""
+        known = self._peers.setdefault(peer, {})
+        self._peers.move_to_end(peer)
+        for address in dialable(addresses):
+            known.setdefault(address)
+        while len(known) > MAX_ADDRESSES:
+            del known[next(iter(known))]
+        while len(self._peers) > MAX_PEERS:
+            self._peers.popitem(last=False)
+
+    def replace(self, peer: PeerId, addresses: Iterable[str]) -> None:
+        """The peer itself said where it is: what was known from others is void."""
+        fresh = dialable(addresses)
+        if fresh:
+            self._peers[peer] = dict.fromkeys(fresh)
+            self.learn(peer, ())
+
+    def worked(self, peer: PeerId, address: str) -> None:
+        self._peers[peer] = {address: None, **self._peers.get(peer, {})}
+        self.learn(peer, ())
+
+    def of(self, peer: PeerId) -> tuple[str, ...]:
+        return tuple(self._peers.get(peer, ()))

@@ -1,0 +1,124 @@
+"""The libp2p host: one object that is a node's whole `Network`, opened and closed as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
+
+from p2p.errors import FIELD_INVALID, TetherError
+from p2p.host.gossip import Meshes
+from p2p.host.handshake import Admit, Gate
+from p2p.host.identify import Identification
+from p2p.host.kad import Dht
+from p2p.host.settings import DEFAULTS, HostSettings
+from p2p.host.streams import MuxedStream
+from p2p.host.switch import Switch
+from p2p.identity import NodeKey, PeerId
+from p2p.membership import Admission, SwarmId
+from p2p.transport import Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
+
+KEY_BYTES = 32
+
+
+class Host:
+    """Implements `Network`."""
+
+    def __init__(self, switch: Switch, dht: Dht, meshes: Meshes) -> None:
+        self._switch = switch
+        self._dht = dht
+        self._meshes = meshes
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._switch.own
+
+    def addresses(self) -> tuple[str, ...]:
+        return self._switch.addresses()
+
+    def handle(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
+        self._switch.handle(protocol, handler, guests=guests)
+
+    async def connect(self, address: PeerAddress) -> None:
+        await self._switch.connect(address)
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
+        muxed, _ = await self._switch.open_raw(peer, [protocol])
+        return MuxedStream(peer, muxed)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        await self._switch.disconnect(peer)
+
+    def peers(self) -> frozenset[PeerId]:
+        return self._switch.peers()
+
+    def admission(self, peer: PeerId) -> Admission | None:
+        return self._switch.admission(peer)
+
+    def watch(self, watcher: PeerWatcher) -> None:
+        self._switch.watch(watcher)
+
+    async def provide(self, key: bytes) -> None:
+        await self._dht.provide(_checked(key))
+
+    async def find_providers(self, key: bytes, limit: int = 20) -> tuple[PeerAddress, ...]:
+        return await self._dht.find_providers(_checked(key), limit)
+
+    async def find_peer(self, peer: PeerId) -> PeerAddress | None:
+        return await self._dht.find_peer(peer)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await self._meshes.publish(topic, data)
+
+    def subscribe(
+        self, topic: str, check: GossipCheck
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
+        return self._meshes.subscribe(topic, check)
+
+
+@asynccontextmanager
+async def open_host(
+    key: NodeKey,
+    *,
+    listen: Sequence[str],
+    swarm_id: SwarmId,
+    passport: Callable[[], bytes],
+    admit: Admit,
+    settings: HostSettings = DEFAULTS,
+) -> AsyncIterator[Host]:
+    """Listen, and be a node of the swarm until the context is left; then every connection and socket is closed.
+
+    listen: multiaddrs, /ip4/0.0.0.0/tcp/0 for any port. passport: shown to every peer, asked for anew each time.
+    admit: raises TetherError for a peer that must not come in. Raises TetherError(ADDRESS_IN_USE | FIELD_INVALID).
+    """
+    logging.getLogger("libp2p").setLevel(logging.ERROR)
+    switch = Switch(key.node_id, Gate(key, passport, admit), settings)
+    await switch.bind(listen)
+    dht = Dht(switch, swarm_id, settings)
+    meshes = Meshes(key, switch, settings)
+    failure: TetherError | None = None
+    async with trio.open_nursery() as nursery:
+        Identification(switch, nursery)
+        switch.listeners.append(meshes)
+        await nursery.start(meshes.run)
+        await nursery.start(switch.run)
+        nursery.start_soon(dht.run)
+        try:
+            yield Host(switch, dht, meshes)
+        except TetherError as error:
+            failure = error
+        with trio.CancelScope(shield=True):
+            await switch.close()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _checked(key: bytes) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise TetherError(
+            FIELD_INVALID, f"A key of the DHT has {KEY_BYTES} bytes, not {len(key)}.", field="key"
+        )
+    return key

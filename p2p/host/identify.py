@@ -1,0 +1,61 @@
+"""Where a member listens, by libp2p's identify: asked on every new connection, answered to members alone.
+
+What is taken from an answer are the addresses, because the handshake has proven the rest.
+https://github.com/libp2p/specs/blob/master/identify
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+from google.protobuf.message import DecodeError
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+
+from p2p.errors import TetherError
+from p2p.host.addresses import from_wire, to_wire
+from p2p.host.framing import Frames, framed
+from p2p.host.streams import MuxedStream
+from p2p.host.switch import Switch
+from p2p.identity import PeerId
+from p2p.transport import Stream
+
+PROTOCOL: Final = "/ipfs/id/1.0.0"
+MAX_BYTES: Final = 8_192
+PATIENCE_S: Final = 5.0
+
+
+class Identification:
+    """Learns the members' addresses. learned: called once a peer has answered."""
+
+    def __init__(self, switch: Switch, tasks: trio.Nursery) -> None:
+        self._switch = switch
+        self._tasks = tasks
+        switch.handle(PROTOCOL, self._answer, guests=False)
+        switch.listeners.append(self)
+
+    def up(self, peer: PeerId) -> None:
+        self._tasks.start_soon(self._ask, peer)
+
+    def down(self, peer: PeerId) -> None:
+        """Addresses outlive connections."""
+
+    async def _answer(self, stream: Stream) -> None:
+        message = Identify(listen_addrs=to_wire(self._switch.addresses()))
+        await stream.write(framed(message.SerializeToString()))
+
+    async def _ask(self, peer: PeerId) -> None:
+        with trio.move_on_after(PATIENCE_S):
+            try:
+                muxed, _ = await self._switch.open_raw(peer, [PROTOCOL])
+            except TetherError:
+                return
+            stream = MuxedStream(peer, muxed)
+            try:
+                await stream.close()
+                message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
+                self._switch.book.replace(peer, from_wire(message.listen_addrs))
+            except (TetherError, DecodeError):
+                return
+            finally:
+                await stream.reset()

@@ -1,0 +1,221 @@
+"""The DHT of one swarm: asks by lookups, answers from its table and its records. Members only, by the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from p2p.errors import FRAME_INVALID, UNREACHABLE, TetherError
+from p2p.host.framing import Frames, framed
+from p2p.host.kad.distance import MAX_ID_BYTES, K, peer_of, position, raw_id
+from p2p.host.kad.lookup import Lookup
+from p2p.host.kad.messages import (
+    ADD_PROVIDER,
+    FIND_NODE,
+    GET_PROVIDERS,
+    MAX_BYTES,
+    PING,
+    Note,
+    read,
+    write,
+)
+from p2p.host.kad.records import Records
+from p2p.host.kad.table import Table
+from p2p.host.settings import HostSettings
+from p2p.host.streams import MuxedStream
+from p2p.host.switch import Switch
+from p2p.identity import PeerId
+from p2p.membership import SwarmId
+from p2p.transport import PeerAddress, Stream
+
+PROVIDERS_TOLD: Final = 64
+"""In one answer, the freshest."""
+IDLE_S: Final = 60.0
+"""A peer's stream may stay open as long between two questions."""
+
+Answered = Callable[[PeerId, Note], bool]
+"""Looks at an answer; True ends the lookup."""
+
+
+class Dht:
+    """`run` keeps the table fresh; everything else works without it."""
+
+    def __init__(self, switch: Switch, swarm_id: SwarmId, settings: HostSettings) -> None:
+        self._switch = switch
+        self._protocol = f"/tether/{swarm_id[:16]}/kad/1.0.0"
+        self._settings = settings
+        self._table = Table(switch.own)
+        self._records = Records()
+        self._stir = trio.Event()
+        switch.handle(self._protocol, self._serve, guests=False)
+        switch.listeners.append(self)
+
+    async def run(self) -> None:
+        """Look this node up now and then, and soon after the first peers came: they learn of it and name others."""
+        while True:
+            with trio.move_on_after(self._settings.refresh_s):
+                await self._stir.wait()
+            self._stir = trio.Event()
+            await self._lookup(Note(FIND_NODE, raw_id(self._switch.own)), lambda _peer, _note: False)
+            self._records.sweep(trio.current_time())
+
+    def up(self, peer: PeerId) -> None:
+        if len(self._table) < K:
+            self._stir.set()
+        self._table.seen(peer, trio.current_time())
+
+    def down(self, peer: PeerId) -> None:
+        """It stays in the table until it fails to answer: a connection ends for many reasons."""
+
+    # ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def provide(self, key: bytes) -> None:
+        """Tell the peers nearest to key. Raises TetherError(UNREACHABLE) if none of them heard."""
+        own = PeerAddress(self._switch.own, self._switch.addresses())
+        self._records.put(key, own, trio.current_time())
+        note = Note(ADD_PROVIDER, key, providers=(own,))
+        keepers = await self._lookup(Note(GET_PROVIDERS, key), lambda _peer, _note: False)
+        heard: list[PeerId] = []
+
+        async def tell(peer: PeerId) -> None:
+            if await self._ask(peer, note) is not None:
+                heard.append(peer)
+
+        async with trio.open_nursery() as nursery:
+            for peer in keepers:
+                nursery.start_soon(tell, peer)
+        if not heard:
+            raise TetherError(UNREACHABLE, "Nobody is connected who could keep the record.")
+
+    async def find_providers(self, key: bytes, limit: int) -> tuple[PeerAddress, ...]:
+        """Ask the network, and this node's own records; at most `lookup_s`, then what was found so far."""
+        found: dict[PeerId, PeerAddress] = {}
+
+        def collect(note_providers: tuple[PeerAddress, ...]) -> bool:
+            for provider in note_providers:
+                if provider.peer != self._switch.own:
+                    found.setdefault(provider.peer, provider)
+            return len(found) >= limit
+
+        await self._lookup(Note(GET_PROVIDERS, key), lambda _peer, note: collect(note.providers))
+        collect(tuple(self._records.get(key, trio.current_time(), PROVIDERS_TOLD)))
+        chosen = tuple(found.values())[:limit]
+        for provider in chosen:
+            self._switch.book.learn(provider.peer, provider.addresses)
+        return chosen
+
+    async def find_peer(self, peer: PeerId) -> PeerAddress | None:
+        """Where the network says that a peer is; of a connected one, what it says itself."""
+        if self._switch.connected(peer):
+            await trio.lowlevel.checkpoint()
+            return PeerAddress(peer, self._switch.book.of(peer))
+        found: list[PeerAddress] = []
+
+        def look(_peer: PeerId, note: Note) -> bool:
+            found.extend(near for near in note.nearer if near.peer == peer)
+            return bool(found)
+
+        await self._lookup(Note(FIND_NODE, raw_id(peer)), look)
+        return found[0] if found else None
+
+    async def _lookup(self, question: Note, look: Answered) -> list[PeerId]:
+        """Ask nearer and nearer peers. Returns those who answered, nearest first; bounded by `lookup_s`."""
+        target = position(question.key)
+        start = self._table.closest(target)
+        if len(start) < K:
+            start += self._switch.peers()
+        lookup = Lookup(target, start, own=self._switch.own)
+        with trio.move_on_after(self._settings.lookup_s):
+            async with trio.open_nursery() as nursery:
+
+                async def ask(peer: PeerId) -> None:
+                    answer = await self._ask(peer, question)
+                    if answer is None:
+                        lookup.failed(peer)
+                    else:
+                        for near in answer.nearer:
+                            self._switch.book.learn(near.peer, near.addresses)
+                        lookup.answered(peer, [near.peer for near in answer.nearer])
+                        if look(peer, answer):
+                            nursery.cancel_scope.cancel()
+                    spread()
+
+                def spread() -> None:
+                    for peer in lookup.next():
+                        nursery.start_soon(ask, peer)
+
+                spread()
+        return lookup.found()
+
+    async def _ask(self, peer: PeerId, question: Note) -> Note | None:
+        """One question, one answer; None if there was none in time, and the peer is out of the table."""
+        with trio.move_on_after(self._settings.query_s):
+            try:
+                answer = await self._exchange(peer, question)
+            except TetherError:
+                self._table.lost(peer)
+                return None
+            self._table.seen(peer, trio.current_time())
+            return answer
+        self._table.lost(peer)
+        return None
+
+    async def _exchange(self, peer: PeerId, question: Note) -> Note:
+        muxed, _ = await self._switch.open_raw(peer, [self._protocol])
+        stream = MuxedStream(peer, muxed)
+        try:
+            await stream.write(framed(write(question)))
+            await stream.close()
+            frame = await Frames(stream, MAX_BYTES).next()
+            if frame is None and question.kind == ADD_PROVIDER:
+                return Note(ADD_PROVIDER)
+            if frame is None:
+                raise TetherError(FRAME_INVALID, "The stream ended before an answer.")
+            return read(frame)
+        finally:
+            await stream.reset()
+
+    # ── Answering ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _serve(self, stream: Stream) -> None:
+        self._table.seen(stream.peer, trio.current_time())
+        frames = Frames(stream, MAX_BYTES)
+        while True:
+            frame: bytes | None = None
+            with trio.move_on_after(IDLE_S):
+                frame = await frames.next()
+            if frame is None:
+                return
+            await stream.write(framed(write(self._answer(stream.peer, read(frame)))))
+
+    def _answer(self, asker: PeerId, question: Note) -> Note:
+        now = trio.current_time()
+        match question.kind:
+            case kind if kind == PING:
+                return Note(PING)
+            case kind if kind == FIND_NODE:
+                return Note(FIND_NODE, question.key, nearer=self._nearer(asker, question.key))
+            case kind if kind == GET_PROVIDERS:
+                providers = tuple(self._records.get(question.key, now, PROVIDERS_TOLD))
+                return Note(GET_PROVIDERS, question.key, self._nearer(asker, question.key), providers)
+            case kind if kind == ADD_PROVIDER:
+                self._keep(asker, question, now)
+                return Note(ADD_PROVIDER, question.key)
+            case _:
+                raise TetherError(FRAME_INVALID, "The DHT keeps no values here.")
+
+    def _keep(self, asker: PeerId, question: Note, now: float) -> None:
+        """A peer announces itself and nobody else."""
+        for provider in question.providers:
+            if provider.peer != asker or not self._records.put(question.key, provider, now):
+                raise TetherError(FRAME_INVALID, "A provider record is not the sender's, or one too many.")
+
+    def _nearer(self, asker: PeerId, key: bytes) -> tuple[PeerAddress, ...]:
+        """Whom this node knows near a key, and where; the asker knows itself."""
+        near = self._table.closest(position(key), K + 1)
+        if len(key) <= MAX_ID_BYTES and self._switch.connected(wanted := peer_of(key)) and wanted not in near:
+            near.insert(0, wanted)
+        known = (PeerAddress(peer, self._switch.book.of(peer)) for peer in near if peer != asker)
+        return tuple(peer for peer in known if peer.addresses)[:K]

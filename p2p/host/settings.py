@@ -1,0 +1,35 @@
+"""The numbers of a host, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """Times in seconds. All of them bound something that a peer could otherwise stretch for ever."""
+
+    dial_s: float = 5.0
+    """One whole dial, over all addresses: longer than any round trip, shorter than a person's patience."""
+    handshake_s: float = 5.0
+    """From an accepted socket to an admitted peer; a stranger holds a descriptor no longer than this."""
+    stream_s: float = 5.0
+    """Opening a stream and agreeing on its protocol."""
+    query_s: float = 2.0
+    """One question of the DHT to one peer, its dial included."""
+    lookup_s: float = 4.0
+    """One whole lookup: two waves of peers that were killed, and an answer after them."""
+    refresh_s: float = 300.0
+    """How often a node looks itself up, so that a table outlives those who were in it."""
+    heartbeat_s: int = 1
+    """Gossipsub's own interval."""
+    gossip_per_s: float = 100.0
+    """Messages of one topic that one peer passes on. libp2p's 10 are too few for 20 candidates' heartbeats."""
+    max_connections: int = 2048
+    """Descriptors are finite: a region's 2,000 workers and its leaders fit."""
+    max_strangers: int = 64
+    """Handshakes under way at a time; more wait in the kernel's backlog."""
+
+
+DEFAULTS: Final = HostSettings()

@@ -1,0 +1,324 @@
+"""The connections of a node: listening, dialling, one connection a peer, and who may open what.
+
+    handshake ── admitted? ──> muxer ── registered ──> streams
+        └ no: the socket closes, nothing was spoken
+
+Two nodes that dial each other at once would end with two connections, or none if each closed the other's. So of two
+such dials the one of the smaller id stands: its dialler refuses the other's. Any other second connection replaces the
+first, because who dials has lost the old one, or shows a new certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from p2p.errors import TetherError
+from p2p.host.addresses import AddressBook, announced
+from p2p.host.connection import Connection, agree
+from p2p.host.errors import HOSTILE_BYTES, LIBP2P_FAULTS
+from p2p.host.handshake import Gate
+from p2p.host.muxer import EagerStream
+from p2p.host.settings import HostSettings
+from p2p.host.sockets import Dial, Listening, listen
+from p2p.host.streams import MuxedStream, unreachable
+from p2p.identity import PeerId
+from p2p.membership import Admission
+from p2p.transport import PeerAddress, PeerWatcher, StreamHandler
+
+SIMULTANEOUS_S: Final = 5.0
+"""As long as a dial may take: an older connection was not made in a race with the one that arrives."""
+RIVAL_S: Final = 1.0
+"""How long the loser of such a race waits for the winner's connection to be registered."""
+ACCEPT_S: Final = 0.05
+"""For the winner's socket to get from the kernel's backlog into its handshake."""
+LINGER_S: Final = 30.0
+"""How long the peer may leave a stream open on its side after our handler has finished with it."""
+
+_log = structlog.get_logger()
+
+RawHandler = Callable[[PeerId, EagerStream, str], Awaitable[None]]
+
+
+class Listener(Protocol):
+    """Who is told of members' connections, in the order in which they come and go."""
+
+    def up(self, peer: PeerId) -> None: ...
+
+    def down(self, peer: PeerId) -> None: ...
+
+
+class _Dialling:
+    """One dial, however many wait for it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.failure: TetherError | None = None
+
+
+class Switch:
+    """`run` owns every socket and task of it."""
+
+    def __init__(self, own: PeerId, gate: Gate, settings: HostSettings) -> None:
+        self.own = own
+        self.book = AddressBook()
+        self.listeners: list[Listener] = []
+        self._gate = gate
+        self._settings = settings
+        self._watchers: list[PeerWatcher] = []
+        self._handlers: dict[str, RawHandler] = {}
+        self._guest_handlers: dict[str, RawHandler] = {}
+        self._connections: dict[PeerId, Connection] = {}
+        self._dialling: dict[PeerId, _Dialling] = {}
+        self._shaking: set[PeerId] = set()
+        self._bound: list[Listening] = []
+        self._strangers = trio.CapacityLimiter(settings.max_strangers)
+        self._news = trio.lowlevel.ParkingLot()
+        self._tasks: trio.Nursery | None = None
+        self._closing = False
+
+    # ── Living ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def bind(self, addresses: Sequence[str]) -> None:
+        """Raises TetherError(ADDRESS_IN_USE | FIELD_INVALID)."""
+        self._bound = await listen(addresses)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            async with trio.open_nursery() as self._tasks:
+                for one in self._bound:
+                    self._tasks.start_soon(trio.serve_listeners, self._accept, [one.listener])
+                task_status.started()
+        finally:
+            self._tasks = None
+            for one in self._bound:
+                one.listener.socket.close()
+
+    async def close(self) -> None:
+        """Take leave of every peer, so that what was just written still arrives."""
+        self._closing = True
+        async with trio.open_nursery() as nursery:
+            for connection in list(self._connections.values()):
+                nursery.start_soon(connection.close)
+
+    # ── What the node asks ───────────────────────────────────────────────────────────────────────────────────────
+
+    def addresses(self) -> tuple[str, ...]:
+        return announced(one.address for one in self._bound)
+
+    def handle(self, protocol: str, handler: StreamHandler, *, guests: bool) -> None:
+        async def answer(peer: PeerId, muxed: EagerStream, protocol: str) -> None:
+            stream = MuxedStream(peer, muxed)
+            try:
+                await handler(stream)
+                await stream.close()
+                with trio.move_on_after(LINGER_S):
+                    while await stream.read(65_536):
+                        pass
+            except TetherError as error:
+                _log.debug("stream ended", peer=peer, protocol=protocol, cause=error.code.name)
+            finally:
+                await stream.reset()
+
+        self.handle_raw(protocol, answer, guests=guests)
+
+    def handle_raw(self, protocol: str, handler: RawHandler, *, guests: bool = False) -> None:
+        self._handlers[protocol] = handler
+        if guests:
+            self._guest_handlers[protocol] = handler
+
+    def watch(self, watcher: PeerWatcher) -> None:
+        self._watchers.append(watcher)
+
+    def peers(self) -> frozenset[PeerId]:
+        return frozenset(peer for peer, connection in self._connections.items() if not connection.guest)
+
+    def connected(self, peer: PeerId) -> bool:
+        connection = self._connections.get(peer)
+        return connection is not None and connection.open
+
+    def admission(self, peer: PeerId) -> Admission | None:
+        connection = self._connections.get(peer)
+        return connection.admission if connection else None
+
+    async def connect(self, address: PeerAddress) -> None:
+        """Dial unless connected; whoever asks meanwhile waits for the same dial."""
+        peer = address.peer
+        self.book.learn(peer, address.addresses)
+        standing = self._connections.get(peer)
+        if standing is not None and standing.open:
+            await trio.lowlevel.checkpoint()
+            return
+        dialling = self._dialling.get(peer)
+        if dialling is None:
+            if self._tasks is None or self._closing:
+                raise unreachable("This node is shutting down.")
+            if peer == self.own:
+                raise unreachable("A node does not dial itself.")
+            dialling = self._dialling[peer] = _Dialling()
+            self._tasks.start_soon(self._dial, peer, dialling)
+        await dialling.done.wait()
+        if dialling.failure is not None:
+            failure = dialling.failure
+            raise TetherError(failure.code, failure.detail, field=failure.field) from failure
+
+    async def disconnect(self, peer: PeerId) -> None:
+        connection = self._connections.get(peer)
+        if connection is None:
+            await trio.lowlevel.checkpoint()
+            return
+        self._forget(connection)
+        await connection.close()
+
+    async def open_raw(self, peer: PeerId, protocols: Sequence[str]) -> tuple[EagerStream, str]:
+        """Open a stream, dialling first if need be. Raises TetherError(UNREACHABLE), NotOffered among them."""
+        await self.connect(PeerAddress(peer))
+        connection = self._connections.get(peer)
+        if connection is None:
+            raise unreachable(f"The connection to {peer} broke.")
+        with trio.move_on_after(self._settings.stream_s):
+            return await connection.open_stream(protocols)
+        raise unreachable(f"{peer} does not answer.")
+
+    # ── Dialling ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _dial(self, peer: PeerId, dialling: _Dialling) -> None:
+        try:
+            await self._reach(peer)
+        except TetherError as error:
+            dialling.failure = error
+        finally:
+            del self._dialling[peer]
+            dialling.done.set()
+
+    async def _reach(self, peer: PeerId) -> None:
+        dial = Dial(peer, self.book.of(peer))
+        failure: TetherError | None = None
+        with trio.move_on_after(self._settings.dial_s):
+            async with dial.arrivals() as arrivals:
+                async for address, socket in arrivals:
+                    if self.connected(peer):
+                        socket.socket.close()
+                        return
+                    try:
+                        await self._introduce(peer, address, socket)
+                        return
+                    except TetherError as error:
+                        failure = error
+                    if await self._rival_won(peer):
+                        return
+        if not self.connected(peer):
+            raise dial.verdict(failure)
+
+    async def _introduce(self, peer: PeerId, address: str, socket: trio.SocketStream) -> None:
+        """Shake hands over a socket that connected. Raises TetherError, that of our own gate where it refused."""
+        self._shaking.add(peer)
+        try:
+            secured = await self._gate.dial(socket, peer)
+            connection = await agree(secured, socket, outbound=True)
+        except HOSTILE_BYTES as error:
+            socket.socket.close()
+            raise unreachable(
+                f"{peer} refused or went away during the handshake at {address} ({type(error).__name__})."
+            ) from error
+        except BaseException:
+            socket.socket.close()
+            raise
+        finally:
+            self._shaking.discard(peer)
+        self.book.worked(peer, address)
+        self._enter(connection)
+        assert self._tasks is not None
+        self._tasks.start_soon(self._carry, connection)
+
+    async def _rival_won(self, peer: PeerId) -> bool:
+        """Whether the peer refused this dial in favour of its own, whose handshake is under way here or done."""
+        with trio.move_on_after(RIVAL_S if self.own > peer else 0):
+            await trio.sleep(ACCEPT_S)
+            while peer not in self._connections and self._strangers.borrowed_tokens:
+                await self._news.park()
+        return peer in self._connections
+
+    # ── Being dialled ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _accept(self, socket: trio.SocketStream) -> None:
+        try:
+            connection = await self._admit(socket)
+        except TetherError as error:
+            _log.info("peer refused", code=error.code.name, detail=error.detail)
+            socket.socket.close()
+        except HOSTILE_BYTES:
+            socket.socket.close()
+        except BaseException:
+            socket.socket.close()
+            raise
+        else:
+            self._enter(connection)
+            await self._carry(connection)
+        finally:
+            self._news.unpark_all()
+
+    async def _admit(self, socket: trio.SocketStream) -> Connection:
+        if self._closing or len(self._connections) >= self._settings.max_connections:
+            raise unreachable("This node takes no more connections.")
+        async with self._strangers:
+            with trio.move_on_after(self._settings.handshake_s):
+                secured = await self._gate.accept(socket)
+                if self._mine_stands(secured.peer):
+                    raise unreachable("Both sides dialled at once; the other connection stands.")
+                return await agree(secured, socket, outbound=False)
+        raise unreachable("The handshake took too long.")
+
+    def _mine_stands(self, peer: PeerId) -> bool:
+        if self.own > peer:
+            return False
+        standing = self._connections.get(peer)
+        young = standing is not None and trio.current_time() - standing.born < SIMULTANEOUS_S
+        return peer in self._shaking or (young and standing is not None and standing.outbound)
+
+    # ── Connections ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _enter(self, connection: Connection) -> None:
+        """Register a connection, in place of an older one of the same peer."""
+        assert self._tasks is not None
+        peer = connection.peer
+        older = self._connections.get(peer)
+        if older is not None:
+            self._forget(older)
+            self._tasks.start_soon(older.close)
+        self._connections[peer] = connection
+        self._news.unpark_all()
+        if not connection.guest:
+            self._tell(peer, up=True)
+
+    async def _carry(self, connection: Connection) -> None:
+        assert self._tasks is not None
+        handlers = self._guest_handlers if connection.guest else self._handlers
+
+        async def serve(protocol: str, stream: EagerStream) -> None:
+            try:
+                await handlers[protocol](connection.peer, stream, protocol)
+            finally:
+                with trio.CancelScope(shield=True), suppress(*LIBP2P_FAULTS):
+                    await stream.reset()
+
+        try:
+            await connection.run(handlers, serve, self._tasks)
+        finally:
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if self._connections.get(connection.peer) is connection:
+            del self._connections[connection.peer]
+            if not connection.guest:
+                self._tell(connection.peer, up=False)
+
+    def _tell(self, peer: PeerId, *, up: bool) -> None:
+        for listener in self.listeners:
+            (listener.up if up else listener.down)(peer)
+        for watcher in self._watchers:
+            watcher(peer, up)
