@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NewType
 
@@ -39,20 +40,20 @@ class NodeKey:
 
     @property
     def public(self) -> bytes:
-        return bytes(SigningKey(self.seed).verify_key)
+        return bytes(_signing_key(self.seed).verify_key)
 
     @property
     def sealing_secret(self) -> bytes:
         """The X25519 secret, derived so that one file backs up both keys."""
-        return blake2b(b"", digest_size=32, key=self.seed, person=b"tether-seal", encoder=RawEncoder)
+        return _sealing_keys(self.seed)[0]
 
     @property
     def sealing_public(self) -> bytes:
-        return sodium.crypto_scalarmult_base(self.sealing_secret)
+        return _sealing_keys(self.seed)[1]
 
     def sign(self, domain: str, message: bytes) -> bytes:
         """Sign message under a domain, so that a signature for one purpose is worth nothing for another. 64 bytes."""
-        return SigningKey(self.seed).sign(_separated(domain, message)).signature
+        return _signing_key(self.seed).sign(_separated(domain, message)).signature
 
 
 def verify(public: bytes, domain: str, message: bytes, signature: bytes) -> bool:
@@ -105,6 +106,18 @@ def _load(path: Path) -> NodeKey:
     if len(seed) != 32:
         raise TetherError(DATA_DIR_INVALID, f"{path} is not a node key: it has {len(seed)} bytes, not 32.")
     return NodeKey(seed)
+
+
+@lru_cache(maxsize=64)
+def _signing_key(seed: bytes) -> SigningKey:
+    """Derived once a process: every signature and every id needs it."""
+    return SigningKey(seed)
+
+
+@lru_cache(maxsize=64)
+def _sealing_keys(seed: bytes) -> tuple[bytes, bytes]:
+    secret = blake2b(b"", digest_size=32, key=seed, person=b"tether-seal", encoder=RawEncoder)
+    return secret, sodium.crypto_scalarmult_base(secret)
 
 
 def _separated(domain: str, message: bytes) -> bytes:

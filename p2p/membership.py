@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NewType, TypeVar
 
 import msgspec
@@ -38,6 +39,8 @@ CLOCK_SKEW_S: Final = 300.0
 """How far two machines' clocks may differ before a fresh certificate looks like one from the future."""
 TICKET_PREFIX: Final = "tether1"
 MAX_TICKET_CHARS: Final = 8_192
+KNOWN_LINKS: Final = 4_096
+"""Signatures of certificates that are remembered as checked: about 2 MiB."""
 
 
 class IssuerCertificate(Message, frozen=True):
@@ -187,7 +190,7 @@ def check_issuer(data: bytes, swarm_id: SwarmId, now: float) -> IssuerCertificat
     signed = _read(data, SignedIssuer)
     certificate = _read(signed.body, IssuerCertificate)
     _same_swarm(certificate.swarm_id, swarm_id)
-    if not verify(bytes.fromhex(swarm_id), "issuer", signed.body, signed.signature):
+    if not _holds(bytes.fromhex(swarm_id), "issuer", signed.body, signed.signature):
         raise TetherError(
             CERTIFICATE_INVALID, "The issuer's certificate is not signed by the swarm's authority."
         )
@@ -201,7 +204,7 @@ def check_credential(data: bytes, swarm_id: SwarmId, now: float) -> Member:
     certificate = _read(signed.body, Certificate)
     _same_swarm(certificate.swarm_id, swarm_id)
     issuer = check_issuer(signed.issuer, swarm_id, now)
-    if not verify(public_key_of(issuer.issuer), "certificate", signed.body, signed.signature):
+    if not _holds(public_key_of(issuer.issuer), "certificate", signed.body, signed.signature):
         raise TetherError(CERTIFICATE_INVALID, "The certificate is not signed by its issuer.")
     if len(certificate.enc_key) != 32 or len(certificate.serial) != 16 or not certificate.regions:
         raise TetherError(CERTIFICATE_INVALID, "The certificate has a field out of bounds.")
@@ -273,6 +276,12 @@ def read_ticket(text: str) -> Ticket:
     if len(ticket.secret) != 32 or not ticket.addresses:
         raise TetherError(TICKET_INVALID, "The ticket has no key or no address.", field="ticket")
     return ticket
+
+
+@lru_cache(maxsize=KNOWN_LINKS)
+def _holds(public: bytes, domain: str, body: bytes, signature: bytes) -> bool:
+    """verify, remembered: a certificate is shown with every request, and its dates are checked each time anyway."""
+    return verify(public, domain, body, signature)
 
 
 def _checksum(body: bytes) -> bytes:
