@@ -18,6 +18,7 @@ from p2p.errors import (
     BODY_TOO_LARGE,
     CANCELLED,
     CONTENT_TYPE,
+    INTERNAL,
     METHOD_NOT_ALLOWED,
     MODEL_NOT_FOUND,
     NOT_FOUND,
@@ -58,6 +59,8 @@ class HttpSettings:
 def build_app(inference: Inference, settings: HttpSettings, metrics: Callable[[], bytes]) -> Starlette:
     """The application; metrics: the text of /metrics."""
     shim = _Shim(inference, settings, metrics)
+    hosts = frozenset(host.lower() for host in settings.hosts)
+    origins = frozenset(origin.lower().rstrip("/") for origin in settings.origins)
     return Starlette(
         routes=[
             Route("/v1/chat/completions", shim.chat, methods=["POST"]),
@@ -70,11 +73,12 @@ def build_app(inference: Inference, settings: HttpSettings, metrics: Callable[[]
             Route("/openapi.json", shim.openapi),
             Route("/", shim.welcome),
         ],
-        middleware=[Middleware(GuardMiddleware, guard=Guard(settings.hosts, settings.origins))],
+        middleware=[Middleware(GuardMiddleware, guard=Guard(hosts, origins))],
         exception_handlers={
             TetherError: _answer_error,
             HTTPException: _answer_http,
             ClientDisconnect: _answer_gone,
+            Exception: _answer_bug,
         },
     )
 
@@ -105,7 +109,7 @@ class _Shim:
             raise TetherError(
                 MODEL_NOT_FOUND, f"There is no such model here; there are: {there}.", field="model"
             )
-        return Response(responses.model_bytes(found), media_type=_JSON)
+        return Response(responses.model_bytes(found, served), media_type=_JSON)
 
     async def healthz(self, _request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -137,6 +141,12 @@ async def _body(request: Request, max_bytes: int) -> bytes:
         raise TetherError(
             CONTENT_TYPE, f"The content-type is {kind[:100] or 'missing'!r}.", field="content-type"
         )
+    if encoding := request.headers.get("content-encoding"):
+        raise TetherError(
+            CONTENT_TYPE,
+            f"The content-encoding {encoding[:100]!r} is not supported.",
+            field="content-encoding",
+        )
     length = request.headers.get("content-length", "0")
     too_large = TetherError(BODY_TOO_LARGE, f"The body is over the limit of {max_bytes} bytes.")
     if length.isdecimal() and int(length[:20]) > max_bytes:
@@ -161,9 +171,15 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     if error.status_code == 405:
-        return error_response(TetherError(METHOD_NOT_ALLOWED, f"{path} does not take {request.method}."))
+        refusal = TetherError(METHOD_NOT_ALLOWED, f"{path} does not take {request.method[:20]}.")
+        return error_response(refusal, dict(error.headers or {}))
     return error_response(TetherError(NOT_FOUND, f"There is nothing at {path}."))
 
 
 async def _answer_gone(_request: Request, _error: Exception) -> Response:
     return error_response(TetherError(CANCELLED, "The client left before its request was whole."))
+
+
+async def _answer_bug(_request: Request, _error: Exception) -> Response:
+    """The server logs where it happened; what happened may quote the request, and stays here."""
+    return error_response(TetherError(INTERNAL, "The shim failed on this request."))

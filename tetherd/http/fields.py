@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Collection, Iterable
+from typing import Any, Final, NoReturn
 
 from p2p.errors import FIELD_INVALID, FIELD_REQUIRED, JSON_INVALID, OUT_OF_RANGE, TetherError
+
+MAX_DEPTH: Final = 32
+"""The deepest field that there is lies four levels down."""
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -26,6 +30,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise TetherError(JSON_INVALID, "The body holds a number that is too long.") from error
     if not isinstance(value, dict):
         raise TetherError(JSON_INVALID, "The body is not a JSON object.")
+    _check_depth(value)
     return value
 
 
@@ -47,6 +52,14 @@ class Fields:
         if name not in self:
             raise TetherError(FIELD_REQUIRED, f"{self._prefix}{name} is missing.", field=self._prefix + name)
         return self._values[name]
+
+    def only(self, known: Collection[str]) -> None:
+        """Refuse any other field: what is misspelt must not be ignored."""
+        for name in self._values:
+            if name not in known:
+                near = difflib.get_close_matches(name[:100], known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                self.refuse(name[:100], f"is no field of this request{hint}")
 
     def text(self, name: str, *, at_most: int | None = None) -> str:
         return check_text(self.required(name), self._prefix + name, at_most=at_most)
@@ -80,10 +93,10 @@ class Fields:
         return value
 
     def inner(self, name: str) -> Fields:
-        value = self._values.get(name) or {}
-        if not isinstance(value, dict):
+        value = self._values.get(name)
+        if value is not None and not isinstance(value, dict):
             self.refuse(name, "has to be an object.")
-        return Fields(value, f"{self._prefix}{name}.")
+        return Fields(value or {}, f"{self._prefix}{name}.")
 
     def refuse(self, name: str, why: str) -> NoReturn:
         raise TetherError(FIELD_INVALID, f"{self._prefix}{name} {why}", field=self._prefix + name)
@@ -107,9 +120,25 @@ def check_text(value: Any, field: str, *, at_most: int | None = None) -> str:
     return value
 
 
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inner(outer)]
+        if not level:
+            return
+    raise TetherError(JSON_INVALID, f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
+        check_text(name, "The name of a field")
         if name in values:
             raise TetherError(FIELD_INVALID, f"{name[:100]} stands twice in one object.", field=name[:100])
         values[name] = value

@@ -1,7 +1,8 @@
 """Who may speak to the shim from a browser: Host and Origin, checked before any route.
 
 A keyless server on loopback is open to every web page whose name an attacker rebinds to 127.0.0.1. The Host header
-then carries that name, and the Origin header the page's: both are refused.
+then carries that name, and the Origin header the page's: both are refused. A page whose origin is allowed gets what
+its browser asks for to let it through (the CORS headers of the Fetch standard).
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p2p.errors import HOST_FORBIDDEN, ORIGIN_FORBIDDEN, TetherError
 from tetherd.http.responses import error_bytes
 
+_Headers = list[tuple[bytes, bytes]]
+
 _LOCAL_NAMES: Final = frozenset({"localhost"})
+_PREFLIGHT: Final[_Headers] = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-private-network", b"true"),
+    (b"access-control-max-age", b"600"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,7 @@ class Guard:
         return name is not None and (name in _LOCAL_NAMES or name in self.hosts or is_loopback_ip(name))
 
     def _is_same(self, origin: str, host: str) -> bool:
-        parts = urlsplit(origin)
-        return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
+        return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 class GuardMiddleware:
@@ -53,17 +60,50 @@ class GuardMiddleware:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        origin = _one(scope["headers"], b"origin")
         try:
-            self._guard.check(_one(scope["headers"], b"host"), _one(scope["headers"], b"origin"))
+            self._guard.check(_one(scope["headers"], b"host"), origin)
         except TetherError as error:
-            headers = [(b"content-type", b"application/json")]
-            await send({"type": "http.response.start", "status": error.code.status, "headers": headers})
-            await send({"type": "http.response.body", "body": error_bytes(error)})
+            await _answer(
+                send, error.code.status, [(b"content-type", b"application/json")], error_bytes(error)
+            )
             return
-        await self._app(scope, receive, send)
+        if origin is None or origin not in self._guard.origins:
+            await self._app(scope, receive, send)
+        elif scope["method"] == "OPTIONS" and _one(scope["headers"], b"access-control-request-method"):
+            wanted = _one(scope["headers"], b"access-control-request-headers") or ""
+            headers = (b"access-control-allow-headers", wanted.encode("latin-1"))
+            await _answer(send, 204, [*_allowed(origin), *_PREFLIGHT, headers])
+        else:
+            await self._app(scope, receive, _with_headers(send, _allowed(origin)))
+
+
+def _allowed(origin: str) -> _Headers:
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", b"x-tether-job, x-tether-worker, x-tether-region, retry-after"),
+        (b"vary", b"origin"),
+    ]
+
+
+def _with_headers(send: Send, headers: _Headers) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *headers]}
+        await send(message)
+
+    return sending
+
+
+async def _answer(send: Send, status: int, headers: _Headers, body: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def host_name(host: str) -> str | None:

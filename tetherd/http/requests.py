@@ -1,14 +1,15 @@
 """OpenAI's two request bodies, parsed strictly into a `Submission`.
 
-A field that would change the answer and cannot be honoured is refused by name. Fields that change nothing (user,
-metadata, store) pass.
+A field that would change the answer and cannot be honoured is refused by name, and so is one that nobody knows. Fields
+that change nothing (user, metadata, store) pass.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from p2p.errors import FIELD_INVALID, TetherError
 from p2p.messages import ChatMessage, Sampling
@@ -30,13 +31,22 @@ _ROLES: Final[dict[str, Literal["system", "user", "assistant"]]] = {
     "user": "user",
     "assistant": "assistant",
 }
+_READ: Final = frozenset(
+    {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
+    | {"temperature", "top_p", "top_k", "min_p", "seed", "stop"}
+)
+_WITHOUT_EFFECT: Final = frozenset(
+    {"user", "metadata", "store", "service_tier", "safety_identifier", "parallel_tool_calls"}
+    | {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
+)
+"""What is about the service at OpenAI, not about the answer."""
 _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "tools": ([],),
-    "tool_choice": ("none",),
+    "tool_choice": ("none", "auto"),
     "functions": ([],),
-    "function_call": ("none",),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
-    "logprobs": (False, 0),
+    "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
     "frequency_penalty": (0, 0.0),
@@ -47,7 +57,11 @@ _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "suffix": ("",),
     "modalities": (["text"],),
     "audio": (),
+    "moderation": (),
     "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
 }
 """Fields that this version cannot honour, with the values that ask for nothing."""
 
@@ -64,13 +78,22 @@ class Parsed:
 def parse_chat(body: bytes, headers: Mapping[str, str]) -> Parsed:
     """Read the body of /v1/chat/completions. Raises TetherError naming the field."""
     fields = Fields(read_object(body))
+    _check_names(fields, "messages")
     return _parsed(fields, headers, messages=_messages(fields))
 
 
 def parse_completion(body: bytes, headers: Mapping[str, str]) -> Parsed:
     """Read the body of /v1/completions. Raises TetherError naming the field."""
     fields = Fields(read_object(body))
+    _check_names(fields, "prompt")
     return _parsed(fields, headers, prompt=_prompt(fields))
+
+
+def _check_names(fields: Fields, content: str) -> None:
+    fields.only({content, *_READ, *_WITHOUT_EFFECT, *_UNSUPPORTED})
+    for name, neutral in _UNSUPPORTED.items():
+        if name in fields and not _is_one_of(fields.raw(name), neutral):
+            fields.refuse(name, f"is not supported yet{_only(neutral)}.")
 
 
 def _parsed(
@@ -80,9 +103,6 @@ def _parsed(
     messages: tuple[ChatMessage, ...] | None = None,
     prompt: str | None = None,
 ) -> Parsed:
-    for name, neutral in _UNSUPPORTED.items():
-        if name in fields and fields.raw(name) not in neutral:
-            fields.refuse(name, f"is not supported yet{_only(neutral)}.")
     seed = fields.integer("seed", -INT64, INT64 - 1)
     sampling = Sampling(
         temperature=fields.number("temperature", 1.0, 0.0, 2.0),
@@ -104,7 +124,11 @@ def _parsed(
         traceparent=headers.get("traceparent", "")[:128],
     )
     stream = fields.flag("stream")
-    return Parsed(submission, stream, stream and fields.inner("stream_options").flag("include_usage"))
+    options = fields.inner("stream_options")
+    options.only(("include_usage", "include_obfuscation"))
+    if not stream and "stream_options" in fields:
+        fields.refuse("stream_options", "is only for streams: set stream to true.")
+    return Parsed(submission, stream, options.flag("include_usage"))
 
 
 def _messages(fields: Fields) -> tuple[ChatMessage, ...]:
@@ -125,9 +149,9 @@ def _message(value: Any, where: str) -> ChatMessage:
     role = fields.text("role")
     if role not in _ROLES:
         fields.refuse("role", f"is {role[:40]!r}; it has to be one of {', '.join(_ROLES)}.")
-    for name in ("tool_calls", "function_call", "audio"):
-        if name in fields and fields.raw(name) != []:
-            fields.refuse(name, "is not supported yet.")
+    for name in value:
+        if name not in ("role", "content") and name in fields and value[name] != []:
+            fields.refuse(name[:100], "is not supported in a message yet.")
     return ChatMessage(_ROLES[role], _content(fields, where))
 
 
@@ -189,6 +213,10 @@ def _idempotency_key(headers: Mapping[str, str]) -> str | None:
     return key
 
 
+def _is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:
+    """By type, too: True is no 1 here."""
+    return any(type(value) is type(one) and value == one for one in neutral)
+
+
 def _only(neutral: tuple[Any, ...]) -> str:
-    value = cast(object, neutral[0]) if neutral else None
-    return f"; it may only be {value!r}" if neutral else ""
+    return f"; it may only be {json.dumps(neutral[0])}" if neutral else ""

@@ -132,16 +132,18 @@ def error_event(error: TetherError) -> bytes:
 
 
 def models_bytes(models: Sequence[ModelSummary]) -> bytes:
-    return _encode({"object": "list", "data": [model_field(model) for model in models]})
+    return _encode({"object": "list", "data": [model_field(model, models) for model in models]})
 
 
-def model_bytes(model: ModelSummary) -> bytes:
-    return _encode(model_field(model))
+def model_bytes(model: ModelSummary, models: Sequence[ModelSummary]) -> bytes:
+    return _encode(model_field(model, models))
 
 
-def model_field(model: ModelSummary) -> dict[str, Any]:
+def model_field(model: ModelSummary, models: Sequence[ModelSummary]) -> dict[str, Any]:
+    """A model's id is its name, with the version where the name alone would not tell it from another of models."""
+    alone = sum(other.name == model.name for other in models) == 1
     return {
-        "id": model.name,
+        "id": model.name if alone else f"{model.name}@{model.version}",
         "object": "model",
         "created": model.created,
         "owned_by": "tether",

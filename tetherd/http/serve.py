@@ -1,26 +1,43 @@
-"""Hypercorn on trio, embedded: on a TCP port for clients, on a Unix socket for tetherctl."""
+"""Hypercorn's protocols on trio, embedded: on a TCP port for clients, on a Unix socket for tetherctl.
+
+Hypercorn shields its sends from cancellation, so a client that stops reading would hold up its `serve` for ever. Here
+the accept loop is our own: at the end it cuts the sockets that are left, and until then a client may read as slowly as
+it likes.
+"""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
+import stat
+import sys
+import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
+import structlog
 import trio
-from hypercorn.config import Config, Sockets
-from hypercorn.trio import serve as hypercorn_serve
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.logging import Logger
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
 from starlette.applications import Starlette
 
 from p2p.errors import ADDRESS_IN_USE, CONFIG_INVALID, TetherError
 
 GRACEFUL_S: Final = 3.0
-UNREAD_MS: Final = 10_000
-"""A client that stops reading is cut off then: hypercorn shields its sends, so its shutdown would wait for ever."""
+"""Once told to stop, how long answers that are under way may take to end."""
 BACKLOG: Final = 256
+MAX_CONNECTIONS: Final = 2_048
+"""Beyond that a new connection is closed at once: file descriptors are needed for peers, too."""
+
+_log: Final = structlog.get_logger()
 
 
 async def serve(
@@ -45,34 +62,21 @@ async def serve_unix(
     stop: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on a socket that only its owner can open, until stop returns."""
-    await _serve(app, _listen_unix(path), stop, task_status.started)
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    mask = os.umask(0o177)
+    """Serve on a socket that only its owner can open, until stop returns. Raises TetherError(CONFIG_INVALID)."""
+    listener = _listen_unix(path)
     try:
-        listener.bind(str(path))
-    except OSError as error:
-        listener.close()
-        detail = f"Cannot make {path}: {error.strerror or error}."
-        raise TetherError(CONFIG_INVALID, detail, field="data_dir") from error
+        await _serve(app, listener, stop, task_status.started)
     finally:
-        os.umask(mask)
-    return listener
+        _remove(path)
 
 
 def _listen_tcp(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -82,33 +86,105 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _listen_unix(path: Path) -> socket.socket:
+    """The mode is set before the bind, so that there is no moment in which others may connect."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            path.unlink()
+        os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        detail = f"Cannot make {path}: {error.strerror or error}."
+        raise TetherError(CONFIG_INVALID, detail, field="data_dir") from error
+    return listener
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
 async def _serve(
     app: Starlette, listener: socket.socket, stop: Callable[[], Awaitable[None]], started: Callable[[], None]
 ) -> None:
-    listener.listen(BACKLOG)
     listener.setblocking(False)
-
-    async def report(*, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
-        await hypercorn_serve(
-            cast(Any, app), _Config(listener), shutdown_trigger=stop, task_status=task_status, mode="asgi"
-        )
-
+    connections = _Connections(app)
     async with trio.open_nursery() as nursery:
-        await nursery.start(report)
-        started()
+        nursery.start_soon(connections.cut_when_cancelled)
+        async with trio.open_nursery() as accepting:
+            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
+            accepting.start_soon(
+                partial(trio.serve_listeners, connections.answer, listeners, handler_nursery=nursery)
+            )
+            started()
+            await stop()
+            accepting.cancel_scope.cancel()
+        with trio.move_on_after(GRACEFUL_S):
+            await connections.finish()
+        nursery.cancel_scope.cancel()
 
 
-class _Config(Config):
-    """Hypercorn's settings around a socket that is bound already."""
+class _Connections:
+    """The clients that are connected."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        super().__init__()
-        self._listener = listener
-        self.graceful_timeout = GRACEFUL_S
-        self.accesslog = None
-        self.errorlog = logging.getLogger("hypercorn.error")
-        self.include_server_header = False
-        self.h11_max_incomplete_size = 64 * 1024
+    def __init__(self, app: Starlette) -> None:
+        self._app = ASGIWrapper(cast(Any, app))
+        self._config = _config()
+        self._context = WorkerContext(None)
+        self._streams: set[trio.SocketStream] = set()
+        self._none_left = trio.Event()
 
-    def create_sockets(self) -> Sockets:
-        return Sockets([], [self._listener], [])
+    async def answer(self, stream: trio.SocketStream) -> None:
+        """Serve one client until it leaves."""
+        if len(self._streams) >= MAX_CONNECTIONS:
+            await stream.aclose()
+            return
+        self._streams.add(stream)
+        try:
+            server = TCPServer(self._app, self._config, self._context, ConnectionState({}), cast(Any, stream))
+            await server.run()
+        finally:
+            self._streams.discard(stream)
+            if not self._streams:
+                self._none_left.set()
+
+    async def finish(self) -> None:
+        """Let go of idle clients, and wait for those that are being answered."""
+        await self._context.terminated.set()
+        while self._streams:
+            self._none_left = trio.Event()
+            await self._none_left.wait()
+
+    async def cut_when_cancelled(self) -> None:
+        """Shut every socket down, which ends what waits for its client to read."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            for stream in self._streams:
+                with suppress(OSError):
+                    stream.socket.shutdown(socket.SHUT_RDWR)
+
+
+class _CrashLogger(Logger):
+    """Says where and as what the application crashed, never the message, which may quote what it worked on."""
+
+    async def exception(self, message: str, *args: object, **kwargs: object) -> None:
+        bug = sys.exc_info()[1]
+        while isinstance(bug, BaseExceptionGroup):
+            bug = bug.exceptions[0]
+        places = traceback.extract_tb(bug.__traceback__ if bug is not None else None)
+        where = [
+            f"{place.filename.rpartition('/')[2]}:{place.lineno} in {place.name}" for place in places[-1:]
+        ]
+        _log.error("http.crashed", bug=type(bug).__name__, where=where)
+
+
+def _config() -> Config:
+    config = Config()
+    config.logger_class = _CrashLogger
+    config.accesslog = config.errorlog = None
+    config.include_server_header = False
+    config.h11_max_incomplete_size = 64 * 1024
+    return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
@@ -13,25 +14,31 @@ from p2p.identity import PeerId
 from p2p.messages import Usage
 from tetherd.gateway.answer import AttemptSummary, Delta, End, ModelSummary, Started, Submission
 
+LIMIT = 4_096
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "Hello!"}]}
 WORKER = PeerId("12D3worker")
 END = End("stop", Usage(3, 2), (AttemptSummary(WORKER, "eu", 2),))
 
 
 @dataclass
 class ScriptedInference:
-    """Answers every submission with `script`: deltas, an end, or an error. hold: waits before it accepts, or between."""
+    """Answers every submission with `script`: deltas, an end, or an error."""
 
     script: Sequence[Delta | End | TetherError] = (Delta("Hel", (1,)), Delta("lo", (2,)), END)
     accept_after: trio.Event | None = None
     go_on_after: trio.Event | None = None
     refusal: TetherError | None = None
     submissions: list[Submission] = field(default_factory=list)
+    submitted: trio.Event = field(default_factory=trio.Event)
     left: trio.Event = field(default_factory=trio.Event)
+    served: list[ModelSummary] = field(default_factory=lambda: [ModelSummary("demo", "1", "ab" * 32, 512, 2)])
     is_ready: tuple[bool, str] = (True, "")
 
     @asynccontextmanager
     async def submit(self, submission: Submission) -> AsyncIterator[ScriptedAnswer]:
         self.submissions.append(submission)
+        self.submitted.set()
         if submission.model != "demo":
             raise TetherError(MODEL_NOT_FOUND, "No worker serves it; there are: demo.", field="model")
         try:
@@ -40,7 +47,7 @@ class ScriptedInference:
             self.left.set()
 
     async def models(self) -> list[ModelSummary]:
-        return [ModelSummary("demo", "1", "ab" * 32, 512, 2)]
+        return self.served
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready

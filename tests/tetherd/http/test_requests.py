@@ -1,0 +1,187 @@
+"""What the shim makes of a body: a submission, or an error that names the field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.errors import TetherError
+from p2p.messages import ChatMessage, Sampling
+from tests.tetherd.http.scripted import CHAT, HELLO, ScriptedInference
+from tetherd.http.requests import Parsed, parse_chat, parse_completion
+from tetherd.http.responses import error_bytes
+
+KNOWN = {
+    "model",
+    "messages",
+    "prompt",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "max_tokens",
+}
+
+
+async def test_what_the_client_asked_for_reaches_the_gateway(
+    client: httpx2.AsyncClient, inference: ScriptedInference
+) -> None:
+    body = {
+        "model": "demo",
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]},
+        ],
+        "temperature": 0,
+        "top_p": 0.5,
+        "seed": -1,
+        "stop": "END",
+        "max_tokens": 5,
+        "max_completion_tokens": 7,
+        "user": "somebody",
+        "n": 1,
+        "tools": [],
+    }
+    await client.post(CHAT, json=body, headers={"idempotency-key": "k", "traceparent": "00-aa-bb-01"})
+    [submission] = inference.submissions
+    assert submission.messages == (ChatMessage("system", "Be brief."), ChatMessage("user", "Hello"))
+    assert submission.sampling == Sampling(temperature=0.0, top_p=0.5, seed=2**63 - 1, stop=("END",))
+    assert (submission.max_tokens, submission.seed_given) == (7, True)
+    assert (submission.idempotency_key, submission.traceparent) == ("k", "00-aa-bb-01")
+
+
+BAD_BODIES: list[tuple[Any, str, str | None]] = [
+    (b"", "JSON_INVALID", None),
+    (b"{", "JSON_INVALID", None),
+    (b"[]", "JSON_INVALID", None),
+    (b"\xff", "JSON_INVALID", None),
+    (b'{"temperature": NaN}', "JSON_INVALID", None),
+    (b'{"temperature": Infinity}', "JSON_INVALID", None),
+    (b"[" * 3_000, "JSON_INVALID", None),
+    (b'{"model": "demo", "model": "demo"}', "FIELD_INVALID", "model"),
+    ({"messages": HELLO["messages"]}, "FIELD_REQUIRED", "model"),
+    ({"model": "demo"}, "FIELD_REQUIRED", "messages"),
+    ({**HELLO, "model": 7}, "FIELD_INVALID", "model"),
+    ({**HELLO, "model": "x" * 257}, "FIELD_INVALID", "model"),
+    ({**HELLO, "messages": []}, "FIELD_INVALID", "messages"),
+    ({**HELLO, "messages": "Hello"}, "FIELD_INVALID", "messages"),
+    ({**HELLO, "messages": ["Hello"]}, "FIELD_INVALID", "messages[0]"),
+    ({**HELLO, "messages": [{"role": "user"}]}, "FIELD_REQUIRED", "messages[0].content"),
+    ({**HELLO, "messages": [{"role": "user", "content": None}]}, "FIELD_REQUIRED", "messages[0].content"),
+    ({**HELLO, "messages": [{"role": "user", "content": 1}]}, "FIELD_INVALID", "messages[0].content"),
+    ({**HELLO, "messages": [{"role": "boss", "content": "x"}]}, "FIELD_INVALID", "messages[0].role"),
+    (
+        {**HELLO, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "FIELD_INVALID",
+        "messages[0].content[0].type",
+    ),
+    (
+        b'{"model": "demo", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        "FIELD_INVALID",
+        "messages[0].content",
+    ),
+    ({**HELLO, "max_tokens": -1}, "OUT_OF_RANGE", "max_tokens"),
+    ({**HELLO, "max_tokens": 0}, "OUT_OF_RANGE", "max_tokens"),
+    ({**HELLO, "max_tokens": 2**63}, "OUT_OF_RANGE", "max_tokens"),
+    ({**HELLO, "max_tokens": 1.5}, "FIELD_INVALID", "max_tokens"),
+    ({**HELLO, "max_completion_tokens": True}, "FIELD_INVALID", "max_completion_tokens"),
+    ({**HELLO, "temperature": -0.1}, "OUT_OF_RANGE", "temperature"),
+    ({**HELLO, "temperature": 2.1}, "OUT_OF_RANGE", "temperature"),
+    ({**HELLO, "temperature": "hot"}, "FIELD_INVALID", "temperature"),
+    ({**HELLO, "top_p": 0}, "OUT_OF_RANGE", "top_p"),
+    ({**HELLO, "seed": 2**64}, "OUT_OF_RANGE", "seed"),
+    ({**HELLO, "stop": ["a"] * 5}, "FIELD_INVALID", "stop"),
+    ({**HELLO, "stop": ""}, "FIELD_INVALID", "stop"),
+    ({**HELLO, "stop": [1]}, "FIELD_INVALID", "stop[0]"),
+    ({**HELLO, "stream": "yes"}, "FIELD_INVALID", "stream"),
+    ({**HELLO, "stream": True, "stream_options": 1}, "FIELD_INVALID", "stream_options"),
+    ({**HELLO, "n": 2}, "FIELD_INVALID", "n"),
+    ({**HELLO, "tools": [{"type": "function"}]}, "FIELD_INVALID", "tools"),
+    ({**HELLO, "response_format": {"type": "json_object"}}, "FIELD_INVALID", "response_format"),
+    ({**HELLO, "logprobs": True}, "FIELD_INVALID", "logprobs"),
+    ({**HELLO, "n": True}, "FIELD_INVALID", "n"),
+    ({**HELLO, "echo": True}, "FIELD_INVALID", "echo"),
+    ({**HELLO, "presence_penalty": 0.5}, "FIELD_INVALID", "presence_penalty"),
+    ({**HELLO, "tempratur": 1}, "FIELD_INVALID", "tempratur"),
+    ({**HELLO, "prompt": "x"}, "FIELD_INVALID", "prompt"),
+    ({**HELLO, "stream_options": {"include_usage": True}}, "FIELD_INVALID", "stream_options"),
+    ({**HELLO, "stream": True, "stream_options": {"usage": 1}}, "FIELD_INVALID", "stream_options.usage"),
+    ({**HELLO, "stream": True, "stream_options": []}, "FIELD_INVALID", "stream_options"),
+    (
+        b'{"temperature": 1e999, "model": "demo", "messages": [{"role": "user", "content": "x"}]}',
+        "OUT_OF_RANGE",
+        "temperature",
+    ),
+    ({**HELLO, "temperature": 10**300}, "OUT_OF_RANGE", "temperature"),
+    (b'{"seed": 1' + b"0" * 4_000 + b"}", "FIELD_REQUIRED", "messages"),
+    (b'{"metadata": ' + b"[" * 40 + b"]" * 40 + b"}", "JSON_INVALID", None),
+    (b'{"\\ud800": 1}', "FIELD_INVALID", "The name of a field"),
+    ({**HELLO, "messages": [{"role": "tool", "content": "x"}]}, "FIELD_INVALID", "messages[0].role"),
+    (
+        {
+            **HELLO,
+            "messages": [*HELLO["messages"], {"role": "assistant", "content": "x", "tool_calls": [{}]}],
+        },
+        "FIELD_INVALID",
+        "messages[1].tool_calls",
+    ),
+    (
+        {**HELLO, "messages": [{"role": "user", "content": "x", "name": "Ann"}]},
+        "FIELD_INVALID",
+        "messages[0].name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "param"), BAD_BODIES)
+async def test_a_bad_body_is_refused_by_the_name_of_its_field(
+    client: httpx2.AsyncClient, inference: ScriptedInference, body: Any, code: str, param: str | None
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = await client.post(CHAT, content=content, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert error["type"] == "invalid_request_error"
+    assert not inference.submissions
+
+
+async def test_what_the_openai_client_sends_back_of_an_answer_is_taken(
+    client: httpx2.AsyncClient, inference: ScriptedInference
+) -> None:
+    said = {"role": "assistant", "content": "Hello", "refusal": None, "annotations": [], "tool_calls": None}
+    answer = await client.post(CHAT, json={**HELLO, "messages": [*HELLO["messages"], said]})
+    assert answer.status_code == 200
+    assert inference.submissions[0].messages == (
+        ChatMessage("user", "Hello!"),
+        ChatMessage("assistant", "Hello"),
+    )
+
+
+async def test_a_misspelt_field_is_told_with_the_nearest_one(client: httpx2.AsyncClient) -> None:
+    answer = await client.post(CHAT, json={**HELLO, "temprature": 1})
+    assert "did you mean temperature?" in answer.json()["error"]["message"]
+
+
+@given(st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(sorted(KNOWN)), inner),
+).map(lambda value: json.dumps({**HELLO, **value} if isinstance(value, dict) else value).encode()))  # fmt: skip
+def test_whatever_comes_is_a_submission_or_an_error_that_can_be_sent(body: bytes) -> None:
+    for parse in (parse_chat, parse_completion):
+        try:
+            assert isinstance(parse(body, {}), Parsed)
+        except TetherError as error:
+            assert error.code.status == 400
+            json.loads(error_bytes(error))
+
+
+async def test_an_idempotency_key_out_of_bounds_is_refused(client: httpx2.AsyncClient) -> None:
+    answer = await client.post(CHAT, json=HELLO, headers={"idempotency-key": "k" * 256})
+    assert answer.json()["error"]["param"] == "Idempotency-Key"
