@@ -231,7 +231,14 @@ class Daemon:
         if "orchestrator" in roles:
             store = open_store(self._config.store, self._data.ledger)
             orchestrator = Orchestrator(
-                self._key, member, swarm, rpc, store, now=time.time, metrics=self._metrics.orchestrator
+                self._key,
+                member,
+                swarm,
+                network,
+                rpc,
+                store,
+                now=time.time,
+                metrics=self._metrics.orchestrator,
             )
             await parts.start(orchestrator.run)
         if "gateway" in roles:

@@ -6,23 +6,21 @@ something if its worker signed it, its gateway countersigned it, and it stays wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from p2p.errors import FORBIDDEN, TetherError
+from p2p.errors import FORBIDDEN, OUT_OF_RANGE, TetherError
 from p2p.identity import PeerId, public_key_of, verify
 from p2p.messages import Receipt, SignedReceipt
 from p2p.wire import decode
+from tetherd.orchestrator.requests import MAX_ATTEMPT, MAX_TOKENS
+from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
-    prompt_tokens: int = 0
-    tokens: int = 0
+def check_receipt(signed: SignedReceipt, job: bytes, gateway: PeerId, stored: JobRecord | None) -> Receipt:
+    """Check signatures, bounds and grant. stored None: a job of another ledger, whose grants are not known here.
 
-
-def check_receipt(signed: SignedReceipt, job: bytes, gateway: PeerId) -> Receipt:
-    """Check both signatures. Raises TetherError(FORBIDDEN | FRAME_INVALID)."""
+    Raises TetherError(FORBIDDEN | OUT_OF_RANGE | FRAME_INVALID | FIELD_INVALID).
+    """
     receipt = decode(signed.receipt, Receipt)
     if receipt.job != job:
         raise TetherError(FORBIDDEN, "The receipt is of another job.")
@@ -30,13 +28,44 @@ def check_receipt(signed: SignedReceipt, job: bytes, gateway: PeerId) -> Receipt
         raise TetherError(FORBIDDEN, "The receipt is not signed by its worker.")
     if not verify(public_key_of(gateway), "receipt", signed.receipt, signed.gateway_signature):
         raise TetherError(FORBIDDEN, "The receipt is not countersigned by the job's gateway.")
+    if not _within_bounds(receipt, stored):
+        raise TetherError(OUT_OF_RANGE, "The receipt is beyond what was granted.")
+    if stored is not None and not _granted(receipt, stored):
+        raise TetherError(FORBIDDEN, "The receipt is of a grant that was not given here.")
     return receipt
 
 
-def bill(receipts: Sequence[Receipt], granted: Callable[[Receipt], bool]) -> Bill:
-    """Sum up. granted: whether the receipt belongs to a grant of this job."""
-    proven = [receipt for receipt in receipts if granted(receipt)]
-    return Bill(
-        max((receipt.prompt_tokens for receipt in proven), default=0),
-        max((receipt.position for receipt in proven), default=0),
+def bill(receipts: Iterable[Receipt], attempts: Sequence[AttemptRecord]) -> Bill:
+    """Sum up. An attempt without a receipt has what its successor went on after."""
+    proven = {receipt.attempt: receipt for receipt in receipts}
+    by_attempt: dict[int, int] = {}
+    reached, silent = 0, None
+    for number in sorted(proven.keys() | {one.attempt for one in attempts}):
+        receipt = proven.get(number)
+        if receipt is None:
+            silent = number
+            continue
+        if silent is not None and receipt.first_position > reached:
+            by_attempt[silent] = receipt.first_position - reached
+        reached = max(reached, receipt.first_position)
+        by_attempt[number] = max(0, receipt.position - reached)
+        reached, silent = max(reached, receipt.position), None
+    prompt = max((receipt.prompt_tokens for receipt in proven.values()), default=0)
+    return Bill(prompt, reached, by_attempt)
+
+
+def _within_bounds(receipt: Receipt, stored: JobRecord | None) -> bool:
+    tokens, prompt = (stored.max_tokens, stored.max_prompt_tokens) if stored else (MAX_TOKENS, MAX_TOKENS)
+    return (
+        0 < receipt.attempt <= MAX_ATTEMPT
+        and 0 <= receipt.first_position <= receipt.position <= tokens
+        and 0 <= receipt.prompt_tokens <= prompt
     )
+
+
+def _granted(receipt: Receipt, stored: JobRecord) -> bool:
+    """Whether the receipt is of a grant in the row, or of one before all of them: another leader's, then."""
+    grants = {one.attempt: (one.grant_id, one.worker) for one in stored.attempts}
+    if receipt.attempt in grants:
+        return grants[receipt.attempt] == (receipt.grant_id, receipt.worker)
+    return receipt.attempt < min(grants, default=MAX_ATTEMPT)

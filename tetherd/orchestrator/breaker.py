@@ -1,10 +1,16 @@
-"""Whether a worker gets work. Pure.
+"""Whether a worker gets work for a model. Pure.
 
-    closed ──failures in a row: LIMIT──> open ──after a pause──> half-open ──one success──> closed
-      ^                                   ^                          │
-      └── a success forgets the failures  └────── one failure ───────┘   (the pause doubles, up to a minute)
+    state      event                                   becomes
+    ---------  --------------------------------------  ---------------------------------------------
+    closed     failed, LIMIT times in a row            open, for PAUSE_S
+    closed     succeeded                               closed, its failures forgotten
+    open       the pause has passed                    half-open
+    half-open  started                                 half-open, probing: nothing else is let through
+    half-open  aborted, or PROBE_S without a word      half-open, not probing
+    half-open  succeeded                               closed
+    half-open  failed                                  open, for twice the pause (at most MAX_PAUSE_S)
 
-Half-open lets one job through at a time.
+What fails while the breaker is open was under way before, and changes nothing.
 """
 
 from __future__ import annotations
@@ -13,23 +19,40 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from p2p.errors import (
+    CALL_LOST,
+    DEADLINE,
+    DECRYPT_FAILED,
+    ENGINE_FAILED,
+    FRAME_INVALID,
+    INTERNAL,
+    UNREACHABLE,
+)
 from p2p.identity import PeerId
 
 LIMIT: Final = 3
 """Failures in a row: one is bad luck, three are a state."""
 PAUSE_S: Final = 2.0
 MAX_PAUSE_S: Final = 60.0
-MAX_WORKERS: Final = 4_096
+PROBE_S: Final = 30.0
+"""A probe whose gateway never tells how it went must not lock its worker out."""
+MAX_BREAKERS: Final = 4_096
+
+FAULTS: Final = frozenset(
+    code.name
+    for code in (CALL_LOST, UNREACHABLE, DEADLINE, ENGINE_FAILED, FRAME_INVALID, DECRYPT_FAILED, INTERNAL)
+)
+"""Causes that speak against a worker. One that is full, drains or refuses a bad request does what it should."""
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """One worker's. opened_s: monotonic, None while closed; probing: half-open, with its one job under way."""
+    """One worker's for one model. opened_s, probing_s: monotonic; None while closed, or without a probe."""
 
     failures: int = 0
     opened_s: float | None = None
     pause_s: float = PAUSE_S
-    probing: bool = False
+    probing_s: float | None = None
 
     def state(self, now_s: float) -> Literal["closed", "open", "half-open"]:
         if self.opened_s is None:
@@ -41,44 +64,52 @@ class Breaker:
             case "closed":
                 return True
             case "half-open":
-                return not self.probing
+                return self.probing_s is None or now_s >= self.probing_s + PROBE_S
             case "open":
                 return False
 
     def started(self, now_s: float) -> Breaker:
-        return replace(self, probing=True) if self.state(now_s) == "half-open" else self
+        return replace(self, probing_s=now_s) if self.state(now_s) == "half-open" else self
 
-    def succeeded(self) -> Breaker:
-        return Breaker()
+    def aborted(self) -> Breaker:
+        """What was started says nothing about the worker: it was full, or nobody waited for it."""
+        return replace(self, probing_s=None)
 
     def failed(self, now_s: float) -> Breaker:
-        if self.state(now_s) == "half-open":
-            return Breaker(self.failures + 1, now_s, min(2 * self.pause_s, MAX_PAUSE_S))
-        failures = self.failures + 1
-        return replace(self, failures=failures, opened_s=now_s if failures >= LIMIT else self.opened_s)
+        match self.state(now_s):
+            case "closed":
+                failures = self.failures + 1
+                return replace(self, failures=failures, opened_s=now_s if failures >= LIMIT else None)
+            case "half-open":
+                return Breaker(self.failures + 1, now_s, min(2 * self.pause_s, MAX_PAUSE_S))
+            case "open":
+                return self
 
 
 class Breakers:
-    """The breakers of all workers that ever failed, the most recent MAX_WORKERS of them."""
+    """The breakers of whoever failed lately, by worker and model; a breaker that is not here is closed."""
 
     def __init__(self) -> None:
-        self._breakers: OrderedDict[PeerId, Breaker] = OrderedDict()
+        self._breakers: OrderedDict[tuple[PeerId, str], Breaker] = OrderedDict()
 
-    def allows(self, worker: PeerId, now_s: float) -> bool:
-        return self._breakers.get(worker, Breaker()).allows(now_s)
+    def allows(self, worker: PeerId, model: str, now_s: float) -> bool:
+        breaker = self._breakers.get((worker, model))
+        return breaker is None or breaker.allows(now_s)
 
-    def started(self, worker: PeerId, now_s: float) -> None:
-        if worker in self._breakers:
-            self._put(worker, self._breakers[worker].started(now_s))
+    def started(self, worker: PeerId, model: str, now_s: float) -> None:
+        if breaker := self._breakers.get((worker, model)):
+            self._breakers[worker, model] = breaker.started(now_s)
 
-    def succeeded(self, worker: PeerId) -> None:
-        self._breakers.pop(worker, None)
+    def aborted(self, worker: PeerId, model: str) -> None:
+        if breaker := self._breakers.get((worker, model)):
+            self._breakers[worker, model] = breaker.aborted()
 
-    def failed(self, worker: PeerId, now_s: float) -> None:
-        self._put(worker, self._breakers.get(worker, Breaker()).failed(now_s))
+    def succeeded(self, worker: PeerId, model: str) -> None:
+        self._breakers.pop((worker, model), None)
 
-    def _put(self, worker: PeerId, breaker: Breaker) -> None:
-        self._breakers[worker] = breaker
-        self._breakers.move_to_end(worker)
-        while len(self._breakers) > MAX_WORKERS:
+    def failed(self, worker: PeerId, model: str, now_s: float) -> None:
+        breaker = self._breakers.get((worker, model), Breaker())
+        self._breakers[worker, model] = breaker.failed(now_s)
+        self._breakers.move_to_end((worker, model))
+        if len(self._breakers) > MAX_BREAKERS:
             self._breakers.popitem(last=False)

@@ -1,6 +1,6 @@
 """Which worker gets a job. Pure: two leaders with the same view choose the same one.
 
-Filter (serves the model, is alive and ready, breaker closed, has room, is not excluded), then the less loaded of the
+Filter (serves the model, did not fail this job, its breaker lets work through, has room), then the less loaded of the
 job's first two by rendezvous hashing (Thaler and Ravishankar 1998): jobs spread evenly, the same job lands on the same
 worker from any leader, and a busy worker is passed over.
 """
@@ -8,67 +8,92 @@ worker from any leader, and a busy worker is passed over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from p2p.identity import PeerId
 from p2p.messages import ServedModel
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What a job asks of a worker. version, digest: "" is any; exclude: those that failed this job."""
+
+    job: bytes
+    model: str
+    version: str = ""
+    digest: str = ""
+    exclude: frozenset[PeerId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A live worker as the matcher sees it. free: slots that neither its report nor a reservation here holds."""
+    """A live worker as the matcher sees it. free: slots that nobody has or was promised, below 0 when overbooked.
+
+    broken: names of models for which its breaker lets nothing through; full: digests of those that it just refused.
+    """
 
     peer: PeerId
     models: tuple[ServedModel, ...]
     capacity: int
     free: int
-    closed: bool = True
-    """Whether its breaker lets calls through."""
+    broken: frozenset[str] = frozenset()
+    full: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The workers to try, best first, each with the model it would serve."""
+    """The workers to try, best first, each with what it would serve."""
 
     choices: tuple[tuple[WorkerState, ServedModel], ...]
 
 
+Reason = Literal["unserved", "excluded", "broken", "busy"]
+
+
 @dataclass(frozen=True, slots=True)
 class NoMatch:
-    """reason: unknown (no worker has the model), busy (all that have it are full), broken (those with room failed)."""
+    """unserved: nobody has the model; excluded: all who have it failed this job; broken: all others failed lately."""
 
-    reason: str
-    models: tuple[str, ...]
+    reason: Reason
 
 
-def match(
-    job: bytes, model: str, version: str, workers: Sequence[WorkerState], exclude: Collection[PeerId] = ()
-) -> Match | NoMatch:
-    """Rank the workers for a job. version "": any, but one version only: the newest by name among those with room."""
-    able = [(worker, served) for worker in workers if (served := serves(worker, model, version)) is not None]
+def match(wish: Wish, workers: Iterable[WorkerState]) -> Match | NoMatch:
+    """Rank the workers for a job. Of several manifests, those with the newest version by name count."""
+    able = [(worker, served) for worker in workers if (served := served_by(worker, wish)) is not None]
     if not able:
-        there = sorted({served.name for worker in workers for served in worker.models})
-        return NoMatch("unknown", tuple(there))
-    allowed = [(worker, served) for worker, served in able if worker.peer not in exclude and worker.closed]
+        return NoMatch("unserved")
+    allowed = [choice for choice in able if choice[0].peer not in wish.exclude]
     if not allowed:
-        return NoMatch("broken", (model,))
-    roomy = [(worker, served) for worker, served in allowed if worker.free > 0]
+        return NoMatch("excluded")
+    whole = [choice for choice in allowed if wish.model not in choice[0].broken]
+    if not whole:
+        return NoMatch("broken")
+    roomy = [
+        (worker, served) for worker, served in whole if worker.free > 0 and served.digest not in worker.full
+    ]
     if not roomy:
-        return NoMatch("busy", (model,))
-    newest = max(served.version for _, served in roomy)
+        return NoMatch("busy")
+    newest = max(_age(served) for _, served in roomy)
     ranked = sorted(
-        ((worker, served) for worker, served in roomy if served.version == newest),
-        key=lambda choice: weight(job, choice[0].peer),
+        (choice for choice in roomy if _age(choice[1]) == newest),
+        key=lambda choice: weight(wish.job, choice[0].peer),
     )
     first_two = sorted(ranked[:2], key=lambda choice: load(choice[0]))
     return Match((*first_two, *ranked[2:]))
 
 
-def serves(worker: WorkerState, model: str, version: str) -> ServedModel | None:
-    """The model of that name that a worker serves; of several versions the newest by name."""
-    found = [served for served in worker.models if served.name == model and version in ("", served.version)]
-    return max(found, key=lambda served: served.version, default=None)
+def served_by(worker: WorkerState, wish: Wish) -> ServedModel | None:
+    """What a worker would serve: the newest by name of what is asked for."""
+    found = [
+        served
+        for served in worker.models
+        if served.name == wish.model
+        and wish.version in ("", served.version)
+        and wish.digest in ("", served.digest)
+    ]
+    return max(found, key=_age, default=None)
 
 
 def weight(job: bytes, worker: PeerId) -> bytes:
@@ -77,4 +102,9 @@ def weight(job: bytes, worker: PeerId) -> bytes:
 
 
 def load(worker: WorkerState) -> float:
+    """Of 1."""
     return 1.0 - worker.free / worker.capacity
+
+
+def _age(served: ServedModel) -> tuple[str, str]:
+    return served.version, served.digest

@@ -9,22 +9,36 @@ from p2p.identity import PeerId
 from topics.view import MemberState
 
 
-class MemberView(Protocol):
+class Members(Protocol):
+    """`topics.view.View`, as far as an orchestrator goes."""
+
+    def get(self, peer: PeerId) -> MemberState | None: ...
+
+    def members(self, region: str | None = None) -> Sequence[MemberState]:
+        """All of a region, the dead among them."""
+        ...
+
     def workers(self, region: str) -> Sequence[MemberState]:
         """Those that serve now: alive, ready, with a health report."""
         ...
 
 
-class Region(Protocol):
+class SwarmView(Protocol):
     """`topics.swarm.Swarm`, as far as an orchestrator goes."""
 
     @property
     def region(self) -> str: ...
 
     @property
-    def view(self) -> MemberView: ...
+    def view(self) -> Members: ...
 
-    def addresses_of(self, peer: PeerId) -> tuple[str, ...]: ...
+    def leaders(self, region: str | None = None) -> list[PeerId]:
+        """Best first; this node may be among them."""
+        ...
+
+    def report_unreachable(self, peer: PeerId) -> None:
+        """A call to this peer found nobody: it is passed over until it is heard again."""
+        ...
 
 
 class OrchestratorMetrics(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from p2p.errors import CATALOGUE, FIELD_INVALID, NOT_FOUND, TetherError
+from p2p.errors import CANCELLED, CATALOGUE, FIELD_INVALID, NOT_FOUND, TetherError
+from tetherd.store.jobs import span_of, under_way
 from tetherd.store.protocol import AttemptRecord, JobRecord
 
 
@@ -25,6 +26,8 @@ def job_shape(row: JobRecord) -> dict[str, Any]:
 
 def why_shape(prefix: str, found: Sequence[JobRecord]) -> dict[str, Any]:
     """The one job that was meant. Raises TetherError(NOT_FOUND | FIELD_INVALID)."""
+    if span_of(prefix) is None or not prefix:
+        raise TetherError(FIELD_INVALID, "A job's id is up to 64 hex digits, in lower case.", field="job")
     if not found:
         detail = f"This ledger has no job {prefix[:16]}: another orchestrator of the region may have it."
         raise TetherError(NOT_FOUND, detail, field="job")
@@ -37,8 +40,10 @@ def why_shape(prefix: str, found: Sequence[JobRecord]) -> dict[str, Any]:
 
 def advice(row: JobRecord) -> str:
     """What to do about how the job went."""
-    if row.state == "running":
+    if row.state == "running" and under_way(row):
         return "Wait: it is under way."
+    if row.state == "cancelled":
+        return CANCELLED.advice
     causes = [row.cause, *(attempt.cause for attempt in reversed(row.attempts))]
     code = next((CATALOGUE[cause] for cause in causes if cause in CATALOGUE), None)
     if row.state == "done":

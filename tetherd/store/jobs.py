@@ -1,11 +1,13 @@
 """The life of a job's row. Pure: both drivers load a row, ask here what it becomes, and write that.
 
-    running ──claim──> running (attempt + 1)         the same gateway, or a lease that ran out
-    running ──renew──> running (later lease)         the current attempt's worker
-    running ──settle─> done | failed | cancelled     compare-and-set on attempt
-    running ──sweep──> dead_lettered                 lease and deadline have passed
-    ended   ──settle─> the same state                a late receipt can only raise the billed tokens
-    ended   ──claim──> (RESULT_GONE)
+    running ──claim────> running (attempt + 1)       the same gateway, or a lease that ran out
+    running ──withdraw─> running (nothing under way) the current attempt found no worker, or its gateway left
+    running ──renew────> running (later lease)       the current attempt's worker
+    running ──settle───> done | failed | cancelled | dead_lettered      not by a lower attempt
+    running ──sweep────> dead_lettered               lease and deadline have passed, an attempt was under way
+                         failed | cancelled          … and none was
+    ended   ──settle───> the same state              within a lease, a late receipt may raise the billed tokens
+    ended   ──claim────> RESULT_GONE
 
 The attempt number fences everything: whoever acts for a lower one is answered that it is over.
 """
@@ -15,21 +17,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from p2p.errors import IN_FLIGHT, RESULT_GONE, RETRY_TOKEN_CONFLICT, TetherError
+from p2p.errors import CANCELLED, DEADLINE, IN_FLIGHT, RESULT_GONE, RETRY_TOKEN_CONFLICT, TetherError
 from p2p.messages import JobEnd
-from tetherd.store.protocol import AttemptRecord, JobRecord
+from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
+LEASE_S: Final = 15.0
+"""The worker renews it every five seconds, so that two renewals may be lost."""
 MAX_ATTEMPTS: Final = 16
 """Kept per row; the gateway gives up long before."""
 MAX_CAUSE_CHARS: Final = 200
+KEEP_ENDED_S: Final = 7 * 86_400.0
+"""Ended jobs are for `why`; a week is longer than anybody asks."""
 
 
 def claim(stored: JobRecord | None, wanted: JobRecord, attempt: AttemptRecord, now: float) -> JobRecord:
     """The row after a claim. wanted.attempt: the last attempt that the gateway knows of. Raises as Store.claim does."""
     if stored is None:
         number = wanted.attempt + 1
-        return replace(wanted, attempt=number, state="running", attempts=(replace(attempt, attempt=number),))
-    if stored.request_mac != wanted.request_mac:
+        first = replace(attempt, attempt=number)
+        return replace(wanted, attempt=number, state="running", cause="", attempts=(first,))
+    if stored.request_mac not in (wanted.request_mac, b""):
         raise TetherError(RETRY_TOKEN_CONFLICT, "This Idempotency-Key was used for another request.")
     if stored.state != "running":
         raise TetherError(RESULT_GONE, f"This job has ended: {stored.state}.")
@@ -41,19 +48,31 @@ def claim(stored: JobRecord | None, wanted: JobRecord, attempt: AttemptRecord, n
     return replace(
         stored,
         attempt=number,
+        digest=wanted.digest,
         gateway=wanted.gateway,
         owner=wanted.owner,
         lease_until=wanted.lease_until,
-        cause=wanted.cause[:MAX_CAUSE_CHARS],
+        deadline=max(stored.deadline, wanted.deadline),
+        max_prompt_tokens=max(stored.max_prompt_tokens, wanted.max_prompt_tokens),
+        max_tokens=max(stored.max_tokens, wanted.max_tokens),
+        cause="",
         attempts=(*earlier, replace(attempt, attempt=number))[-MAX_ATTEMPTS:],
     )
 
 
-def renew(stored: JobRecord | None, attempt: int, grant_id: bytes, lease_until: float) -> JobRecord | None:
-    """The row with a longer lease, or None if this attempt is not the one that runs."""
+def withdraw(stored: JobRecord | None, attempt: int, cause: str, now: float) -> JobRecord | None:
+    """The row with its attempt closed and its lease given up, or None if this attempt is not the one that runs."""
     if stored is None or stored.state != "running" or stored.attempt != attempt:
         return None
-    if not stored.attempts or stored.attempts[-1].grant_id != grant_id:
+    cause = cause[:MAX_CAUSE_CHARS]
+    return replace(stored, cause=cause, lease_until=now, attempts=close_last(stored.attempts, cause, now))
+
+
+def renew(stored: JobRecord | None, attempt: int, grant_id: bytes, lease_until: float) -> JobRecord | None:
+    """The row with a longer lease, or None if this attempt is not the one that runs."""
+    if stored is None or stored.state != "running" or stored.attempt != attempt or not under_way(stored):
+        return None
+    if stored.attempts[-1].grant_id != grant_id:
         return None
     return replace(stored, lease_until=max(stored.lease_until, lease_until))
 
@@ -62,51 +81,66 @@ def settle(
     stored: JobRecord,
     attempt: int,
     end: JobEnd,
-    *,
-    prompt_tokens: int,
-    tokens: int,
+    bill: Bill,
     first_token: float | None,
     cause: str,
     now: float,
 ) -> tuple[JobRecord, bool]:
     """The row after a settlement, and whether it ended the job. Billed tokens only grow."""
+    if stored.ended is not None and now > stored.ended + LEASE_S:
+        return stored, False
     billed = replace(
-        stored, prompt_tokens=max(stored.prompt_tokens, prompt_tokens), tokens=max(stored.tokens, tokens)
+        stored,
+        prompt_tokens=max(stored.prompt_tokens, bill.prompt_tokens),
+        tokens=max(stored.tokens, bill.tokens),
+        attempts=tuple(
+            replace(one, tokens=max(one.tokens, bill.by_attempt.get(one.attempt, 0)))
+            for one in stored.attempts
+        ),
     )
     if stored.state != "running" or attempt < stored.attempt:
         return billed, False
-    attempts = close_last(stored.attempts, cause, now, tokens=tokens, first_token=first_token)
-    return replace(billed, state=end, cause=cause[:MAX_CAUSE_CHARS], attempts=attempts), True
+    cause = cause[:MAX_CAUSE_CHARS]
+    attempts = _mark_first_token(close_last(billed.attempts, cause, now), first_token)
+    return replace(billed, state=end, ended=now, cause=cause, attempts=attempts), True
 
 
 def overdue(stored: JobRecord, now: float) -> bool:
     return stored.state == "running" and stored.lease_until <= now and stored.deadline <= now
 
 
-def dead_letter(stored: JobRecord, now: float) -> JobRecord:
-    cause = stored.cause or "DEADLINE"
-    return replace(
-        stored, state="dead_lettered", cause=cause, attempts=close_last(stored.attempts, cause, now)
-    )
+def swept(stored: JobRecord, now: float) -> JobRecord:
+    """The row after its deadline. Whoever was under way died with it; whoever was not has told why."""
+    if under_way(stored):
+        cause = DEADLINE.name
+        attempts = close_last(stored.attempts, cause, now)
+        return replace(stored, state="dead_lettered", ended=now, cause=cause, attempts=attempts)
+    return replace(stored, state="cancelled" if stored.cause == CANCELLED.name else "failed", ended=now)
 
 
-def close_last(
-    attempts: tuple[AttemptRecord, ...],
-    cause: str,
-    now: float,
-    *,
-    tokens: int = 0,
-    first_token: float | None = None,
-) -> tuple[AttemptRecord, ...]:
-    """The attempts with the last one ended. tokens: proven for the whole answer; the last has what is new of them."""
+def under_way(stored: JobRecord) -> bool:
+    """Whether an attempt is open."""
+    return bool(stored.attempts) and stored.attempts[-1].end is None
+
+
+def close_last(attempts: tuple[AttemptRecord, ...], cause: str, now: float) -> tuple[AttemptRecord, ...]:
     if not attempts or attempts[-1].end is not None:
         return attempts
-    before = sum(attempt.tokens for attempt in attempts[:-1])
-    last = replace(
-        attempts[-1],
-        end=now,
-        cause=cause[:MAX_CAUSE_CHARS],
-        tokens=max(attempts[-1].tokens, tokens - before, 0),
-        first_token=attempts[-1].first_token or first_token,
-    )
-    return (*attempts[:-1], last)
+    return (*attempts[:-1], replace(attempts[-1], end=now, cause=cause[:MAX_CAUSE_CHARS]))
+
+
+def span_of(prefix: str) -> tuple[bytes, bytes] | None:
+    """The lowest and the highest job id (32 bytes) that starts with these hex digits; None if none can."""
+    if len(prefix) > 64 or not all(digit in "0123456789abcdef" for digit in prefix):
+        return None
+    return bytes.fromhex(prefix.ljust(64, "0")), bytes.fromhex(prefix.ljust(64, "f"))
+
+
+def _mark_first_token(attempts: tuple[AttemptRecord, ...], at: float | None) -> tuple[AttemptRecord, ...]:
+    """The first token came in the first attempt that had not ended by then."""
+    if at is None or any(one.first_token is not None for one in attempts):
+        return attempts
+    index = next((index for index, one in enumerate(attempts) if one.end is None or at <= one.end), None)
+    if index is None:
+        return attempts
+    return (*attempts[:index], replace(attempts[index], first_token=at), *attempts[index + 1 :])

@@ -9,40 +9,40 @@ import trio
 
 from p2p.messages import JobEnd
 from tetherd.store import jobs
-from tetherd.store.protocol import AttemptRecord, JobRecord
+from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
 MAX_JOBS: Final = 10_000
-"""The oldest ended ones go first."""
+"""Some 20 MB."""
 
 
 class MemoryStore:
-    """A dictionary with the rules of jobs.py."""
+    """A dictionary with the rules of jobs.py. A sweep leaves at most max_jobs rows, unless more are running."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_jobs: int = MAX_JOBS) -> None:
         self._rows: dict[bytes, JobRecord] = {}
+        self._max_jobs = max_jobs
 
     async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
         await trio.lowlevel.checkpoint()
         row = jobs.claim(self._rows.get(wanted.job), wanted, attempt, now)
         self._rows[row.job] = row
-        self._make_room()
         return row
+
+    async def withdraw(self, job: bytes, attempt: int, cause: str, *, now: float) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._put(jobs.withdraw(self._rows.get(job), attempt, cause, now))
 
     async def renew(self, job: bytes, attempt: int, grant_id: bytes, *, lease_until: float) -> bool:
         await trio.lowlevel.checkpoint()
-        row = jobs.renew(self._rows.get(job), attempt, grant_id, lease_until)
-        if row is not None:
-            self._rows[job] = row
-        return row is not None
+        return self._put(jobs.renew(self._rows.get(job), attempt, grant_id, lease_until))
 
     async def settle(
         self,
         job: bytes,
         attempt: int,
         end: JobEnd,
+        bill: Bill,
         *,
-        prompt_tokens: int,
-        tokens: int,
         first_token: float | None,
         cause: str,
         now: float,
@@ -51,23 +51,19 @@ class MemoryStore:
         stored = self._rows.get(job)
         if stored is None:
             return False
-        self._rows[job], ended = jobs.settle(
-            stored,
-            attempt,
-            end,
-            prompt_tokens=prompt_tokens,
-            tokens=tokens,
-            first_token=first_token,
-            cause=cause,
-            now=now,
-        )
+        self._rows[job], ended = jobs.settle(stored, attempt, end, bill, first_token, cause, now)
         return ended
+
+    async def adopt(self, row: JobRecord) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._rows.setdefault(row.job, row) is row
 
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:
         await trio.lowlevel.checkpoint()
-        dead = [jobs.dead_letter(row, now) for row in self._rows.values() if jobs.overdue(row, now)]
-        self._rows.update({row.job: row for row in dead})
-        return dead
+        over = [jobs.swept(row, now) for row in self._rows.values() if jobs.overdue(row, now)]
+        self._rows.update({row.job: row for row in over})
+        self._forget(now)
+        return over
 
     async def get(self, job: bytes) -> JobRecord | None:
         await trio.lowlevel.checkpoint()
@@ -75,17 +71,24 @@ class MemoryStore:
 
     async def find(self, prefix: str) -> Sequence[JobRecord]:
         await trio.lowlevel.checkpoint()
-        return [row for job, row in self._rows.items() if job.hex().startswith(prefix)][:10]
+        found = [row for job, row in self._rows.items() if job.hex().startswith(prefix)]
+        return sorted(found, key=lambda row: row.job)[:10]
 
     async def recent(self, limit: int = 50) -> Sequence[JobRecord]:
         await trio.lowlevel.checkpoint()
-        return sorted(self._rows.values(), key=lambda row: row.created, reverse=True)[:limit]
+        return sorted(self._rows.values(), key=lambda row: (-row.created, row.job))[:limit]
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def _make_room(self) -> None:
-        if len(self._rows) > MAX_JOBS:
-            oldest = next((job for job, row in self._rows.items() if row.state != "running"), None)
-            if oldest is not None:
-                del self._rows[oldest]
+    def _put(self, row: JobRecord | None) -> bool:
+        if row is not None:
+            self._rows[row.job] = row
+        return row is not None
+
+    def _forget(self, now: float) -> None:
+        ended = [(row.ended, row.job) for row in self._rows.values() if row.ended is not None]
+        surplus = len(self._rows) - self._max_jobs
+        for rank, (at, job) in enumerate(sorted(ended)):
+            if rank < surplus or at < now - jobs.KEEP_ENDED_S:
+                del self._rows[job]

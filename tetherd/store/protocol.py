@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from p2p.identity import PeerId
@@ -14,7 +14,7 @@ JobState = Literal["running", "done", "failed", "cancelled", "dead_lettered"]
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One try at a job. start, first_token, end: unix seconds; tokens: proven by its receipt; cause: why it ended."""
+    """One try at a job. start, first_token, end: unix seconds; tokens: its part of the answer; cause: why it ended."""
 
     attempt: int
     grant_id: bytes
@@ -29,20 +29,28 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """One job. job: 32 bytes; lease_until: ledger seconds (unix); prompt_tokens, tokens: as billed."""
+    """One job. job: 32 bytes; lease_until: ledger seconds (unix); prompt_tokens, tokens: as billed.
+
+    digest: of the manifest that the attempts are made with; max_prompt_tokens, max_tokens: what the grants allow. A
+    row that was adopted from a settlement knows no tenant, no request MAC and no bounds.
+    """
 
     job: bytes
     tenant: str
     retry_token: str
     model: str
+    digest: str
     gateway: PeerId
     request_mac: bytes
+    max_prompt_tokens: int
+    max_tokens: int
     state: JobState
     attempt: int
     owner: PeerId
     created: float
     lease_until: float
     deadline: float
+    ended: float | None = None
     prompt_tokens: int = 0
     tokens: int = 0
     cause: str = ""
@@ -50,16 +58,35 @@ class JobRecord:
     attempts: tuple[AttemptRecord, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What the receipts of a job prove. tokens: the highest position; by_attempt: whose they are, by number."""
+
+    prompt_tokens: int = 0
+    tokens: int = 0
+    by_attempt: Mapping[int, int] = field(default_factory=dict)
+
+
 class Store(Protocol):
-    """All methods commit before they return. now: ledger time, unix seconds, passed in."""
+    """All methods commit before they return. now: ledger time, unix seconds, passed in.
+
+    Every method raises TetherError(INTERNAL) when the ledger cannot be written; nothing has changed then.
+    """
 
     async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
         """Begin an attempt of a job: the row's attempt becomes one more than the stored and wanted.attempt.
 
         wanted.attempt is the last one that the gateway knows of, 0 for none: this ledger may be younger than the job.
-        Returns the row as committed; attempt.attempt is ignored on the way in.
+        wanted.cause is why that one ended. Returns the row as committed; attempt.attempt is ignored on the way in.
         Raises TetherError(RETRY_TOKEN_CONFLICT) if the request MAC differs, RESULT_GONE if the job has ended,
         IN_FLIGHT if another gateway holds an unexpired lease.
+        """
+        ...
+
+    async def withdraw(self, job: bytes, attempt: int, cause: str, *, now: float) -> bool:
+        """Close an attempt that came to nothing, and give up its lease; the job may go on with a later one.
+
+        False if a later attempt or the end came first.
         """
         ...
 
@@ -72,28 +99,39 @@ class Store(Protocol):
         job: bytes,
         attempt: int,
         end: JobEnd,
+        bill: Bill,
         *,
-        prompt_tokens: int,
-        tokens: int,
         first_token: float | None,
         cause: str,
         now: float,
     ) -> bool:
-        """End a job by compare-and-set on attempt; the billed tokens only ever grow. False: it had ended already."""
+        """End a job by compare-and-set on attempt. False: it had ended already, goes on, or is not here.
+
+        The billed tokens only ever grow, and no more once a lease has passed since the end.
+        """
+        ...
+
+    async def adopt(self, row: JobRecord) -> bool:
+        """Keep the end of a job that another ledger had begun. False: the job is here already, and stays as it is."""
         ...
 
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:
-        """End, as dead_lettered, every running job whose lease and deadline have passed. Returns them."""
+        """End every running job whose lease and deadline have passed, and forget the oldest ended ones.
+
+        Returns those that it ended: dead_lettered if an attempt was under way, else failed or cancelled.
+        """
         ...
 
     async def get(self, job: bytes) -> JobRecord | None: ...
 
     async def find(self, prefix: str) -> Sequence[JobRecord]:
-        """Jobs whose hex id starts with prefix (at most 10)."""
+        """Jobs whose id in lower-case hex starts with prefix, in that order (at most 10)."""
         ...
 
     async def recent(self, limit: int = 50) -> Sequence[JobRecord]:
         """Newest first."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Wait for what is under way. The store must not be used again."""
+        ...

@@ -1,31 +1,25 @@
-"""The ledger in SQLite: durable before it answers, one commit for all who wait (WAL, synchronous=FULL).
-
-One connection, used by one thread at a time. Callers queue their change; whoever gets the turn carries out all that
-are queued in one transaction, each in a savepoint of its own, so that a refusal undoes nothing but itself.
-"""
+"""The ledger in SQLite: durable before it answers (WAL, synchronous=FULL), one commit for all who wait."""
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from importlib import resources
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import msgspec
-import trio
-from outcome import Error, Outcome, Value
 
 from p2p.errors import DATA_DIR_INVALID, TetherError
 from p2p.messages import JobEnd
 from tetherd.store import jobs
-from tetherd.store.protocol import AttemptRecord, JobRecord
+from tetherd.store.group_commit import GroupCommit
+from tetherd.store.migrate import migrate
+from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
 BUSY_TIMEOUT_S: Final = 5.0
-KEEP_ENDED_S: Final = 7 * 86_400.0
-"""Ended jobs are for `why`; a week is longer than anybody asks."""
+MAX_JOBS: Final = 100_000
+"""Some 100 MB, and what one sweep can count in a millisecond."""
 
 _COLUMNS: Final = tuple(item.name for item in fields(JobRecord))
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM jobs"
@@ -33,33 +27,16 @@ _UPSERT: Final = (
     f"INSERT OR REPLACE INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 )
 
-_Result = TypeVar("_Result")
-
-
-@dataclass(eq=False)
-class _Change(Generic[_Result]):
-    """One queued change and, once it is committed, what came of it."""
-
-    apply: Callable[[sqlite3.Connection], _Result]
-    outcome: Outcome[_Result] | None = field(default=None)
-
 
 class SqliteStore:
-    """The jobs table of one node. Raises TetherError(DATA_DIR_INVALID) when the file cannot be used."""
+    """The jobs table of one node. A sweep leaves at most max_jobs rows, unless more are running.
 
-    def __init__(self, path: Path) -> None:
-        self._turn = trio.Lock()
-        self._queue: list[_Change[Any]] = []
-        try:
-            path.touch(mode=0o600)
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            migrate(self._connection)
-        except (OSError, sqlite3.Error) as error:
-            raise TetherError(DATA_DIR_INVALID, f"The ledger {path} cannot be used: {error}.") from error
+    Raises TetherError(DATA_DIR_INVALID) when the file cannot be used.
+    """
+
+    def __init__(self, path: Path, *, max_jobs: int = MAX_JOBS) -> None:
+        self._max_jobs = max_jobs
+        self._commits = GroupCommit(_open(path))
 
     async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
         def apply(connection: sqlite3.Connection) -> JobRecord:
@@ -67,25 +44,27 @@ class SqliteStore:
             _save(connection, row)
             return row
 
-        return await self._commit(apply)
+        return await self._commits.carry_out(apply)
+
+    async def withdraw(self, job: bytes, attempt: int, cause: str, *, now: float) -> bool:
+        return await self._commits.carry_out(
+            lambda connection: _put(connection, jobs.withdraw(_load(connection, job), attempt, cause, now))
+        )
 
     async def renew(self, job: bytes, attempt: int, grant_id: bytes, *, lease_until: float) -> bool:
-        def apply(connection: sqlite3.Connection) -> bool:
-            row = jobs.renew(_load(connection, job), attempt, grant_id, lease_until)
-            if row is not None:
-                _save(connection, row)
-            return row is not None
-
-        return await self._commit(apply)
+        return await self._commits.carry_out(
+            lambda connection: _put(
+                connection, jobs.renew(_load(connection, job), attempt, grant_id, lease_until)
+            )
+        )
 
     async def settle(
         self,
         job: bytes,
         attempt: int,
         end: JobEnd,
+        bill: Bill,
         *,
-        prompt_tokens: int,
-        tokens: int,
         first_token: float | None,
         cause: str,
         now: float,
@@ -94,109 +73,69 @@ class SqliteStore:
             stored = _load(connection, job)
             if stored is None:
                 return False
-            row, ended = jobs.settle(
-                stored,
-                attempt,
-                end,
-                prompt_tokens=prompt_tokens,
-                tokens=tokens,
-                first_token=first_token,
-                cause=cause,
-                now=now,
-            )
+            row, ended = jobs.settle(stored, attempt, end, bill, first_token, cause, now)
             _save(connection, row)
             return ended
 
-        return await self._commit(apply)
+        return await self._commits.carry_out(apply)
+
+    async def adopt(self, row: JobRecord) -> bool:
+        return await self._commits.carry_out(
+            lambda connection: _load(connection, row.job) is None and _put(connection, row)
+        )
 
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:
         def apply(connection: sqlite3.Connection) -> Sequence[JobRecord]:
-            late = _rows(
-                connection, "WHERE state = 'running' AND deadline <= ? AND lease_until <= ?", now, now
-            )
-            dead = [jobs.dead_letter(row, now) for row in late]
-            for row in dead:
+            late = "WHERE state = 'running' AND deadline <= ? AND lease_until <= ?"
+            over = [jobs.swept(row, now) for row in _rows(connection, late, now, now)]
+            for row in over:
                 _save(connection, row)
-            connection.execute(
-                "DELETE FROM jobs WHERE state <> 'running' AND created < ?", (now - KEEP_ENDED_S,)
-            )
-            return dead
+            self._forget(connection, now)
+            return over
 
-        return await self._commit(apply)
+        return await self._commits.carry_out(apply)
 
     async def get(self, job: bytes) -> JobRecord | None:
-        return await self._commit(lambda connection: _load(connection, job))
+        return await self._commits.carry_out(lambda connection: _load(connection, job))
 
     async def find(self, prefix: str) -> Sequence[JobRecord]:
-        where = "WHERE substr(lower(hex(job)), 1, ?) = ? ORDER BY created DESC LIMIT 10"
-        return await self._commit(lambda connection: _rows(connection, where, len(prefix), prefix))
+        if (span := jobs.span_of(prefix)) is None:
+            return []
+        where = "WHERE job BETWEEN ? AND ? ORDER BY job LIMIT 10"
+        return await self._commits.carry_out(lambda connection: _rows(connection, where, *span))
 
     async def recent(self, limit: int = 50) -> Sequence[JobRecord]:
-        return await self._commit(
-            lambda connection: _rows(connection, "ORDER BY created DESC LIMIT ?", limit)
-        )
+        where = "ORDER BY created DESC, job LIMIT ?"
+        return await self._commits.carry_out(lambda connection: _rows(connection, where, limit))
 
     async def close(self) -> None:
-        async with self._turn:
-            await trio.to_thread.run_sync(self._connection.close)
+        await self._commits.close()
 
-    async def _commit(self, apply: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """Carry out a change with all others that wait, and return once it is on the disk."""
-        change = _Change(apply)
-        self._queue.append(change)
-        try:
-            async with self._turn:
-                if change.outcome is None:
-                    batch, self._queue = self._queue, []
-                    await trio.to_thread.run_sync(self._carry_out, batch)
-        except trio.Cancelled:
-            if change in self._queue:
-                self._queue.remove(change)
-            raise
-        assert change.outcome is not None
-        return change.outcome.unwrap()
+    def _forget(self, connection: sqlite3.Connection, now: float) -> None:
+        connection.execute("DELETE FROM jobs WHERE ended < ?", (now - jobs.KEEP_ENDED_S,))
+        (count,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
+        if count > self._max_jobs:
+            oldest = "SELECT job FROM jobs WHERE ended IS NOT NULL ORDER BY ended, job LIMIT ?"
+            connection.execute(f"DELETE FROM jobs WHERE job IN ({oldest})", (count - self._max_jobs,))
 
-    def _carry_out(self, batch: Sequence[_Change[Any]]) -> None:
-        connection = self._connection
-        outcomes: list[Outcome[Any]] = []
-        connection.execute("BEGIN IMMEDIATE")
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
         try:
-            for change in batch:
-                connection.execute("SAVEPOINT one")
-                try:
-                    outcomes.append(Value(change.apply(connection)))
-                except TetherError as refusal:
-                    connection.execute("ROLLBACK TO one")
-                    outcomes.append(Error(refusal))
-                connection.execute("RELEASE one")
-            connection.execute("COMMIT")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            migrate(connection)
         except BaseException:
-            connection.execute("ROLLBACK")
+            connection.close()
             raise
-        for change, outcome in zip(batch, outcomes, strict=True):
-            change.outcome = outcome
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date. Raises TetherError(DATA_DIR_INVALID) if an applied migration was altered since."""
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL)"
-    )
-    applied = dict(connection.execute("SELECT name, checksum FROM migrations"))
-    folder = resources.files("tetherd.store") / "migrations"
-    for file in sorted(folder.iterdir(), key=lambda item: item.name):
-        if not file.name.endswith(".sql"):
-            continue
-        script = file.read_text("utf-8")
-        checksum = hashlib.sha256(script.encode()).hexdigest()
-        known = applied.get(file.name)
-        if known is None:
-            record = f"INSERT INTO migrations VALUES ('{file.name}', '{checksum}')"
-            connection.executescript(f"BEGIN;\n{script}\n{record};\nCOMMIT;")
-        elif known != checksum:
-            raise TetherError(
-                DATA_DIR_INVALID, f"The ledger was made by another version: {file.name} differs."
-            )
+    except (OSError, sqlite3.Error) as error:
+        raise TetherError(DATA_DIR_INVALID, f"The ledger {path} cannot be used: {error}.") from error
+    return connection
 
 
 def _load(connection: sqlite3.Connection, job: bytes) -> JobRecord | None:
@@ -213,6 +152,13 @@ def _record(row: tuple[Any, ...]) -> JobRecord:
     return JobRecord(**values, attempts=attempts)
 
 
+def _put(connection: sqlite3.Connection, row: JobRecord | None) -> bool:
+    if row is not None:
+        _save(connection, row)
+    return row is not None
+
+
 def _save(connection: sqlite3.Connection, row: JobRecord) -> None:
-    values = [getattr(row, name) for name in _COLUMNS[:-1]]
-    connection.execute(_UPSERT, (*values, msgspec.json.encode(row.attempts).decode()))
+    values = {name: getattr(row, name) for name in _COLUMNS}
+    values["attempts"] = msgspec.json.encode(row.attempts).decode()
+    connection.execute(_UPSERT, tuple(values.values()))

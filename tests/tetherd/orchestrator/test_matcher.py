@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -10,80 +11,125 @@ from hypothesis import strategies as st
 
 from p2p.identity import PeerId
 from p2p.messages import ServedModel
-from tetherd.orchestrator.matcher import Match, NoMatch, WorkerState, load, match, weight
+from tetherd.orchestrator.matcher import Match, NoMatch, Wish, WorkerState, load, match, weight
 
 DEMO = ServedModel("demo", "1", "aa", 512)
+TWIN = ServedModel("demo", "1", "bb", 512)
+NEWER = ServedModel("demo", "2", "cc", 512)
+OTHER = ServedModel("other", "1", "dd", 512)
+WISH = Wish(b"job", "demo")
 
 
 def worker(
-    name: str, *, free: int = 1, closed: bool = True, models: tuple[ServedModel, ...] = (DEMO,)
+    name: str, *models: ServedModel, free: int = 1, broken: tuple[str, ...] = (), full: tuple[str, ...] = ()
 ) -> WorkerState:
-    return WorkerState(PeerId(name), models, 4, free, closed)
+    return WorkerState(PeerId(name), models or (DEMO,), 4, free, frozenset(broken), frozenset(full))
+
+
+def excluding(*names: str) -> Wish:
+    return Wish(b"job", "demo", exclude=frozenset(map(PeerId, names)))
+
+
+def chosen(wish: Wish, *workers: WorkerState) -> tuple[str, str]:
+    found = match(wish, workers)
+    assert isinstance(found, Match)
+    state, served = found.choices[0]
+    return state.peer, served.digest
 
 
 @pytest.mark.parametrize(
-    ("workers", "exclude", "reason"),
+    ("wish", "workers", "reason"),
     [
-        ([], (), "unknown"),
-        ([worker("a", models=(ServedModel("other", "1", "bb", 512),))], (), "unknown"),
-        ([worker("a", free=0)], (), "busy"),
-        ([worker("a", free=-1)], (), "busy"),
-        ([worker("a", closed=False)], (), "broken"),
-        ([worker("a")], ("a",), "broken"),
-        ([worker("a"), worker("b", free=0)], ("a",), "busy"),
+        (WISH, [], "unserved"),
+        (WISH, [worker("a", OTHER)], "unserved"),
+        (Wish(b"job", "demo", version="9"), [worker("a")], "unserved"),
+        (Wish(b"job", "demo", digest="zz"), [worker("a")], "unserved"),
+        (excluding("a"), [worker("a")], "excluded"),
+        (WISH, [worker("a", broken=("demo",))], "broken"),
+        (excluding("b"), [worker("a", broken=("demo",)), worker("b")], "broken"),
+        (WISH, [worker("a", free=0)], "busy"),
+        (WISH, [worker("a", free=-1)], "busy"),
+        (WISH, [worker("a", full=("aa",))], "busy"),
+        (excluding("a"), [worker("a"), worker("b", free=0)], "busy"),
+        (WISH, [worker("a", broken=("demo",)), worker("b", free=0)], "busy"),
     ],
 )
-def test_without_a_worker_the_reason_is_told(
-    workers: list[WorkerState], exclude: tuple[PeerId, ...], reason: str
-) -> None:
-    found = match(b"job", "demo", "", workers, exclude)
-    assert isinstance(found, NoMatch)
-    assert found.reason == reason
+def test_without_a_worker_the_reason_is_told(wish: Wish, workers: list[WorkerState], reason: str) -> None:
+    assert match(wish, workers) == NoMatch(reason)  # type: ignore[arg-type]
 
 
-def test_an_unknown_model_lists_those_there_are() -> None:
-    assert match(b"job", "gpt", "", [worker("a")]) == NoMatch("unknown", ("demo",))
+def test_a_breaker_or_a_refusal_of_one_model_leaves_the_others_alone() -> None:
+    both = worker("a", DEMO, OTHER, broken=("other",), full=("dd",))
+    assert chosen(WISH, both) == ("a", "aa")
 
 
-def test_a_version_is_honoured_and_without_one_the_newest_serves() -> None:
-    newer = ServedModel("demo", "2", "cc", 512)
-    workers = [worker("old"), worker("new", models=(newer,))]
-    for version, wanted in (("", newer), ("2", newer), ("1", DEMO)):
-        found = match(b"job", "demo", version, workers)
-        assert isinstance(found, Match)
-        assert [served for _, served in found.choices] == [wanted]
+def test_a_version_is_honoured_and_without_one_the_newest_with_room_serves() -> None:
+    workers = worker("old"), worker("new", NEWER)
+    assert chosen(WISH, *workers) == ("new", "cc")
+    assert chosen(Wish(b"job", "demo", version="1"), *workers) == ("old", "aa")
+    assert chosen(WISH, worker("old"), worker("new", NEWER, free=0)) == ("old", "aa")
 
 
-WORKERS = st.lists(st.integers(0, 4), min_size=1, max_size=12).map(
+def test_an_answer_goes_on_with_the_file_it_was_begun_with() -> None:
+    for digest, name in (("aa", "one"), ("bb", "two")):
+        wish = Wish(b"job", "demo", version="1", digest=digest)
+        assert chosen(wish, worker("one"), worker("two", TWIN), worker("both", TWIN, DEMO, free=0))[0] == name
+
+
+STATES = st.lists(st.integers(0, 4), min_size=1, max_size=12).map(
     lambda free: [worker(f"worker-{index}", free=slots) for index, slots in enumerate(free)]
 )
+JOBS = st.binary(min_size=32, max_size=32)
 
 
-@given(WORKERS, st.binary(min_size=32, max_size=32), st.randoms(use_true_random=False))
+@given(STATES, JOBS, st.randoms(use_true_random=False))
 def test_two_leaders_with_the_same_view_choose_the_same_worker(
     workers: list[WorkerState], job: bytes, shuffle: random.Random
 ) -> None:
     other = list(workers)
     shuffle.shuffle(other)
-    assert match(job, "demo", "", workers) == match(job, "demo", "", other)
+    assert match(Wish(job, "demo"), workers) == match(Wish(job, "demo"), other)
 
 
-@given(WORKERS, st.binary(min_size=32, max_size=32))
+@given(STATES, JOBS)
 def test_the_choice_has_room_and_is_the_less_loaded_of_the_jobs_first_two(
     workers: list[WorkerState], job: bytes
 ) -> None:
-    found = match(job, "demo", "", workers)
+    found = match(Wish(job, "demo"), workers)
     roomy = sorted((one for one in workers if one.free > 0), key=lambda one: weight(job, one.peer))
     if isinstance(found, NoMatch):
         assert not roomy
         return
-    chosen = found.choices[0][0]
-    assert chosen in roomy[:2]
-    assert load(chosen) == min(load(one) for one in roomy[:2])
+    best = found.choices[0][0]
+    assert best in roomy[:2]
+    assert load(best) == min(load(one) for one in roomy[:2])
     assert {one.peer for one, _ in found.choices} == {one.peer for one in roomy}
+
+
+@given(STATES, JOBS, st.sets(st.integers(0, 11)))
+def test_a_worker_that_failed_a_job_never_gets_it_again(
+    workers: list[WorkerState], job: bytes, failed: set[int]
+) -> None:
+    wish = Wish(job, "demo", exclude=frozenset(PeerId(f"worker-{index}") for index in failed))
+    found = match(wish, workers)
+    if isinstance(found, Match):
+        assert not {state.peer for state, _ in found.choices} & wish.exclude
+    else:
+        assert all(one.free <= 0 or one.peer in wish.exclude for one in workers)
+
+
+@given(STATES, JOBS, st.integers(0, 11))
+def test_a_worker_that_goes_takes_only_the_jobs_with_it_that_it_was_first_or_second_for(
+    workers: list[WorkerState], job: bytes, index: int
+) -> None:
+    before = match(Wish(job, "demo"), workers)
+    after = match(Wish(job, "demo"), [one for one in workers if one.peer != f"worker-{index}"])
+    if isinstance(before, Match) and f"worker-{index}" not in {one.peer for one, _ in before.choices[:2]}:
+        assert isinstance(after, Match)
+        assert after.choices[0] == before.choices[0]
 
 
 def test_jobs_spread_over_the_workers() -> None:
     workers = [worker(f"worker-{index}") for index in range(5)]
-    chosen = [match(bytes([n]) * 32, "demo", "", workers).choices[0][0].peer for n in range(200)]  # type: ignore[union-attr]
-    assert all(chosen.count(one.peer) > 15 for one in workers)
+    counts = Counter(chosen(Wish(bytes([number]) * 32, "demo"), *workers)[0] for number in range(200))
+    assert all(counts[one.peer] > 15 for one in workers)

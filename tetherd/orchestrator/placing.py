@@ -1,0 +1,244 @@
+"""A placement: wait for a slot, claim the attempt in the ledger, reserve the slot, sign the grant.
+
+A worker that refuses costs an attempt number, and the next one is tried. Whoever asked may leave at any time: then the
+slot is given back and the attempt is closed, so that neither waits for its timeout. The prompt is never here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+import trio
+
+from p2p.errors import (
+    CANCELLED,
+    CAPACITY,
+    DEADLINE,
+    MODEL_NOT_FOUND,
+    NO_WORKER,
+    UNREACHABLE,
+    TetherError,
+)
+from p2p.identity import NodeKey, PeerId
+from p2p.membership import Member
+from p2p.messages import (
+    RELEASE,
+    RESERVE,
+    Grant,
+    Placement,
+    PlacementRequest,
+    ReleaseRequest,
+    ReserveAnswer,
+    ReserveRequest,
+    SignedGrant,
+)
+from p2p.rpc import Rpc
+from p2p.transport import PeerAddress, Transport
+from p2p.wire import encode
+from tetherd.orchestrator.matcher import NoMatch, Wish
+from tetherd.orchestrator.ports import OrchestratorMetrics, SwarmView
+from tetherd.orchestrator.waiting_room import WaitingRoom
+from tetherd.orchestrator.workforce import Seat, Workforce
+from tetherd.store.jobs import LEASE_S
+from tetherd.store.protocol import AttemptRecord, JobRecord, Store
+
+GRANT_S: Final = 15.0
+"""From the gateway's next breath to the worker's door; a reservation is held as long."""
+RESERVE_S: Final = 1.0
+"""A worker that does not answer its own region's leader in a second is no worker for a waiting client."""
+QUEUE_S: Final = 5.0
+"""How long a placement waits for a slot before the client is told to come again."""
+RETRY_AFTER_S: Final = 2.0
+CLEAN_UP_S: Final = 1.0
+"""For giving back what a gateway that left does not need; unheard, it ends by itself after GRANT_S."""
+
+_log: Final = structlog.get_logger()
+
+
+class Placements:
+    """now: unix seconds, the ledger's time; draw: 16 random bytes, a grant's id."""
+
+    def __init__(
+        self,
+        key: NodeKey,
+        member: Member,
+        swarm: SwarmView,
+        transport: Transport,
+        rpc: Rpc,
+        store: Store,
+        workforce: Workforce,
+        *,
+        now: Callable[[], float],
+        draw: Callable[[], bytes],
+        metrics: OrchestratorMetrics,
+    ) -> None:
+        self._key = key
+        self._member = member
+        self._swarm = swarm
+        self._transport = transport
+        self._rpc = rpc
+        self._store = store
+        self._workforce = workforce
+        self._now = now
+        self._draw = draw
+        self._room = WaitingRoom(workforce, metrics)
+
+    async def run(self) -> None:
+        """Look after those who wait, until cancelled."""
+        await self._room.run()
+
+    async def place(self, gateway: PeerId, request: PlacementRequest) -> Placement:
+        """Raises TetherError(MODEL_NOT_FOUND | NO_WORKER | CAPACITY), and what Store.claim raises."""
+        until_s = trio.current_time() + min(QUEUE_S, request.deadline_s)
+        digest = await self._digest(request)
+        wish = Wish(request.job, request.model_id, request.version, digest, frozenset(request.exclude))
+        while True:
+            seat = await self._room.seat(request.tenant_id, wish, until_s)
+            if isinstance(seat, NoMatch):
+                raise self._refusal(wish, seat)
+            placement = await self._try(gateway, request, seat)
+            if isinstance(placement, Placement):
+                return placement
+            if placement.code is not CAPACITY:
+                wish = replace(wish, exclude=wish.exclude | {seat.peer})
+            if trio.current_time() >= until_s:
+                raise self._refusal(wish, NoMatch("busy" if placement.code is CAPACITY else "broken"))
+
+    async def _digest(self, request: PlacementRequest) -> str:
+        """An answer goes on with the very file it was begun with, whatever else has the same name and version."""
+        stored = await self._store.get(request.job) if request.last_attempt else None
+        return stored.digest if stored else ""
+
+    def _refusal(self, wish: Wish, found: NoMatch) -> TetherError:
+        model, region = wish.model[:100], self._swarm.region
+        match found.reason:
+            case "busy":
+                detail = f"Every worker of region {region} that serves {model!r} is busy."
+                return TetherError(CAPACITY, detail, retry_after_s=RETRY_AFTER_S)
+            case "excluded" | "broken":
+                detail = f"Every worker of region {region} that serves {model!r} has failed lately."
+                return TetherError(NO_WORKER, detail, retry_after_s=RETRY_AFTER_S)
+            case "unserved":
+                if self._workforce.knew(wish.model):
+                    detail = f"No worker of region {region} serves {model!r} now; one did a while ago."
+                    return TetherError(NO_WORKER, detail, field="model", retry_after_s=RETRY_AFTER_S)
+                there = ", ".join(self._workforce.models()) or "none yet"
+                detail = f"There is no model {model!r} in region {region}; there are: {there}."
+                return TetherError(MODEL_NOT_FOUND, detail, field="model")
+
+    # ── One worker ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _try(self, gateway: PeerId, request: PlacementRequest, seat: Seat) -> Placement | TetherError:
+        """Claim an attempt for this worker and reserve its slot. Returns the worker's refusal, if it refuses."""
+        now, grant_id = self._now(), self._draw()
+        row = await self._claim(gateway, request, seat, grant_id, now)
+        wanted = ReserveRequest(
+            row.job, row.attempt, grant_id, seat.served.digest, request.max_tokens, now + GRANT_S
+        )
+        try:
+            answer = await self._reserve(seat, wanted)
+        except TetherError as refusal:
+            await self._refused(seat, row, refusal)
+            return refusal
+        except trio.Cancelled:
+            with trio.move_on_after(CLEAN_UP_S, shield=True):
+                await self._clean_up(seat, row, grant_id)
+            raise
+        self._workforce.reserved(seat, answer)
+        grant = Grant(
+            job=row.job,
+            attempt=row.attempt,
+            grant_id=grant_id,
+            tenant=row.tenant,
+            gateway=gateway,
+            worker=seat.peer,
+            worker_incarnation=answer.incarnation,
+            manifest_digest=seat.served.digest,
+            request_mac=request.request_mac,
+            max_prompt_tokens=request.max_prompt_tokens,
+            max_tokens=request.max_tokens,
+            not_after=now + GRANT_S,
+        )
+        _log.info("job.granted", job=row.job.hex(), attempt=row.attempt, worker=seat.peer)
+        return Placement(
+            self._sign(grant),
+            seat.worker.member.credential,
+            seat.worker.presence.addresses,
+            self._swarm.region,
+            seat.served,
+        )
+
+    async def _claim(
+        self, gateway: PeerId, request: PlacementRequest, seat: Seat, grant_id: bytes, now: float
+    ) -> JobRecord:
+        """Shielded: whether an attempt was begun must be known to whoever has to close it."""
+        wanted = JobRecord(
+            job=request.job,
+            tenant=request.tenant_id,
+            retry_token=request.retry_token,
+            model=request.model_id,
+            digest=seat.served.digest,
+            gateway=gateway,
+            request_mac=request.request_mac,
+            max_prompt_tokens=request.max_prompt_tokens,
+            max_tokens=request.max_tokens,
+            state="running",
+            attempt=request.last_attempt,
+            owner=self._key.node_id,
+            created=now,
+            lease_until=now + LEASE_S,
+            deadline=now + request.deadline_s,
+            cause=request.cause,
+            trace_id=request.trace_id,
+        )
+        attempt = AttemptRecord(0, grant_id, seat.peer, self._swarm.region, now)
+        try:
+            with trio.CancelScope(shield=True):
+                row = await self._store.claim(wanted, attempt, now=now)
+        except TetherError:
+            self._workforce.left(seat)
+            raise
+        self._blame(request, row, now)
+        return row
+
+    def _blame(self, request: PlacementRequest, row: JobRecord, now: float) -> None:
+        """The gateway says why the last attempt ended; if that was at a worker, its breaker is told."""
+        closed = row.attempts[-2] if len(row.attempts) > 1 else None
+        if closed is None or (closed.end, closed.cause) != (now, request.cause):
+            return
+        if closed.worker in request.exclude:
+            self._workforce.failed(closed.worker, row.model, closed.cause)
+
+    async def _reserve(self, seat: Seat, wanted: ReserveRequest) -> ReserveAnswer:
+        with trio.move_on_after(RESERVE_S):
+            if seat.peer != self._transport.peer_id:
+                await self._transport.connect(PeerAddress(seat.peer, seat.worker.presence.addresses))
+            return await self._rpc.ask(seat.peer, RESERVE, wanted, timeout_s=RESERVE_S)
+        raise TetherError(DEADLINE, "The worker did not answer in time.")
+
+    async def _refused(self, seat: Seat, row: JobRecord, refusal: TetherError) -> None:
+        self._workforce.refused(seat, refusal)
+        if refusal.code is UNREACHABLE:
+            self._swarm.report_unreachable(seat.peer)
+        _log.info(
+            "worker.refused", job=row.job.hex(), attempt=row.attempt, peer=seat.peer, code=refusal.code.name
+        )
+        with trio.CancelScope(shield=True):
+            await self._store.withdraw(row.job, row.attempt, refusal.code.name, now=self._now())
+
+    async def _clean_up(self, seat: Seat, row: JobRecord, grant_id: bytes) -> None:
+        self._workforce.left(seat)
+        _log.info("job.left", job=row.job.hex(), attempt=row.attempt)
+        await self._store.withdraw(row.job, row.attempt, CANCELLED.name, now=self._now())
+        try:
+            request = ReleaseRequest(row.job, grant_id)
+            await self._rpc.ask(seat.peer, RELEASE, request, timeout_s=CLEAN_UP_S)
+        except TetherError as error:
+            _log.info("reservation.lost", job=row.job.hex(), peer=seat.peer, code=error.code.name)
+
+    def _sign(self, grant: Grant) -> SignedGrant:
+        body = encode(grant)
+        return SignedGrant(body, self._key.sign("grant", body), self._member.credential)
