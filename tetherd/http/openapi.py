@@ -7,6 +7,13 @@ from typing import Any, Final
 import msgspec
 
 from tetherd import __version__
+from tetherd.http.requests import (
+    MAX_IDEMPOTENCY_KEY_CHARS,
+    MAX_MODEL_CHARS,
+    MAX_STOP_CHARS,
+    MAX_STOPS,
+    MAX_TOKENS,
+)
 
 _Schema = dict[str, Any]
 
@@ -23,12 +30,13 @@ def _json(schema: _Schema, description: str) -> _Schema:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
+_STOP: Final[_Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
 _SAMPLING: Final[_Schema] = {
-    "model": {"type": "string", "maxLength": 256},
+    "model": {"type": "string", "maxLength": MAX_MODEL_CHARS},
     "stream": {"type": "boolean", "default": False},
     "stream_options": _object({"include_usage": {"type": "boolean"}}),
-    "max_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
-    "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    "max_tokens": {"type": "integer", "minimum": 1, "maximum": MAX_TOKENS},
+    "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": MAX_TOKENS},
     "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1},
     "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
     "top_k": {"type": "integer", "minimum": 0, "description": "0: all"},
@@ -37,7 +45,7 @@ _SAMPLING: Final[_Schema] = {
         "type": "integer",
         "description": "the same seed gives the same text on the same build of a worker",
     },
-    "stop": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 4}]},
+    "stop": {"oneOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]},
 }
 _MESSAGE: Final = _object(
     {
@@ -106,7 +114,11 @@ _SCHEMAS: Final[_Schema] = {
 def _infer(summary: str, request: str) -> _Schema:
     answer = _json(_ref("Answer"), "The answer; with stream, server-sent events that end with [DONE]")
     answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    header = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}
+    header = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY_CHARS},
+    }
     return {
         "post": {
             "summary": summary,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from p2p.errors import TetherError
 from p2p.messages import ChatMessage, Sampling
 from tests.tetherd.http.scripted import CHAT, HELLO, ScriptedInference
+from tetherd.http.openapi import OPENAPI
 from tetherd.http.requests import Parsed, parse_chat, parse_completion
 from tetherd.http.responses import error_bytes
 
@@ -185,3 +186,13 @@ def test_whatever_comes_is_a_submission_or_an_error_that_can_be_sent(body: bytes
 async def test_an_idempotency_key_out_of_bounds_is_refused(client: httpx2.AsyncClient) -> None:
     answer = await client.post(CHAT, json=HELLO, headers={"idempotency-key": "k" * 256})
     assert answer.json()["error"]["param"] == "Idempotency-Key"
+
+
+def test_every_field_that_is_described_is_read() -> None:
+    schemas = json.loads(OPENAPI)["components"]["schemas"]
+    for name, parse, content in (
+        ("ChatRequest", parse_chat, HELLO),
+        ("CompletionRequest", parse_completion, {"model": "demo", "prompt": "x"}),
+    ):
+        nothing = dict.fromkeys(schemas[name]["properties"])
+        assert parse(json.dumps({**nothing, **content}).encode(), {}).submission.model == "demo"
