@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 
 import psutil
 import pytest
@@ -21,6 +22,10 @@ ECHO = "/tether/echo/1"
 
 def sockets() -> int:
     return len(psutil.Process(os.getpid()).net_connections("tcp"))
+
+
+def sockets_are(count: int) -> bool:
+    return sockets() == count
 
 
 async def exchange(stream: Stream, data: bytes) -> bytes:
@@ -190,7 +195,7 @@ async def test_many_who_connect_at_once_share_one_dial_and_both_sides_share_one_
                 for _ in range(10):
                     nursery.start_soon(alice.connect, address(bob))
                     nursery.start_soon(bob.connect, address(alice))
-            await until(lambda closed=closed: sockets() == closed + 2)
+            await until(partial(sockets_are, closed + 2))
             for opener, other in ((alice, bob), (bob, alice)):
                 assert opener.peers() == {other.peer_id}
                 assert await exchange(await opener.open_stream(other.peer_id, ECHO), b"one") == b"ONE"
