@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import psutil
@@ -16,6 +16,7 @@ from p2p.identity import PeerId
 
 MAX_ADDRESSES: Final = 16
 """Of one peer. A machine has few interfaces; more is an attempt to have us dial elsewhere."""
+MAX_HEARSAY: Final = 8
 MAX_PEERS: Final = 8_192
 """In the book, least recently told first out."""
 _IP: Final = ("ip4", "ip6")
@@ -123,33 +124,48 @@ def _interfaces(version: int) -> list[str]:
     return outward or [str(ip) for ip in hosts]
 
 
+@dataclass(slots=True)
+class _Whereabouts:
+    """worked: over which this node reached the peer; said: by the peer itself; heard: from anybody, newest last."""
+
+    worked: str = ""
+    said: tuple[str, ...] = ()
+    heard: dict[str, None] = field(default_factory=dict)
+
+    def all(self) -> tuple[str, ...]:
+        known = dict.fromkeys((self.worked, *self.said, *reversed(self.heard)))
+        known.pop("", None)
+        return tuple(known)[:MAX_ADDRESSES]
+
+
 class AddressBook:
-    """Where peers were last said to be, the address that last worked first."""
+    """Where peers are, in the order in which to try: what worked, what they say, what others say of them."""
 
     def __init__(self) -> None:
-        self._peers: OrderedDict[PeerId, dict[str, None]] = OrderedDict()
+        self._peers: OrderedDict[PeerId, _Whereabouts] = OrderedDict()
 
     def learn(self, peer: PeerId, addresses: Iterable[str]) -> None:
-        """Add what is new; beyond 16 the oldest goes."""
-        known = self._peers.setdefault(peer, {})
-        self._peers.move_to_end(peer)
+        """Hearsay: beyond 8 the oldest of it goes, so nobody's word displaces what is known better."""
+        heard = self._entry(peer).heard
         for address in dialable(addresses):
-            known.setdefault(address)
-        while len(known) > MAX_ADDRESSES:
-            del known[next(iter(known))]
-        while len(self._peers) > MAX_PEERS:
-            self._peers.popitem(last=False)
+            heard.pop(address, None)
+            heard[address] = None
+        while len(heard) > MAX_HEARSAY:
+            del heard[next(iter(heard))]
 
-    def replace(self, peer: PeerId, addresses: Iterable[str]) -> None:
-        """The peer itself said where it is: what was known from others is void."""
-        fresh = dialable(addresses)
-        if fresh:
-            self._peers[peer] = dict.fromkeys(fresh)
-            self.learn(peer, ())
+    def said(self, peer: PeerId, addresses: Iterable[str]) -> None:
+        self._entry(peer).said = tuple(dialable(addresses))
 
     def worked(self, peer: PeerId, address: str) -> None:
-        self._peers[peer] = {address: None, **self._peers.get(peer, {})}
-        self.learn(peer, ())
+        self._entry(peer).worked = address
 
     def of(self, peer: PeerId) -> tuple[str, ...]:
-        return tuple(self._peers.get(peer, ()))
+        entry = self._peers.get(peer)
+        return entry.all() if entry else ()
+
+    def _entry(self, peer: PeerId) -> _Whereabouts:
+        entry = self._peers.setdefault(peer, _Whereabouts())
+        self._peers.move_to_end(peer)
+        while len(self._peers) > MAX_PEERS:
+            self._peers.popitem(last=False)
+        return entry

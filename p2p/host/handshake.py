@@ -35,6 +35,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID
 from libp2p.security.secure_session import SecureSession
 from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
 
+from p2p.errors import TetherError
 from p2p.host.negotiate import answer, ask
 from p2p.identity import NodeKey, PeerId, public_key_of
 from p2p.membership import Admission
@@ -126,7 +127,10 @@ class _Exchange:
             raise NoiseStateError("The handshake is not signed by the key that it shows.")
         identity = ID.from_pubkey(payload.id_pubkey)
         peer = PeerId(identity.to_base58())
-        public_key_of(peer)
+        try:
+            public_key_of(peer)
+        except TetherError as error:
+            raise NoiseStateError("The peer's key is not an Ed25519 key.") from error
         return _Claim(peer, identity, static, payload.get_early_data() or b"")
 
 

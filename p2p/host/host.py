@@ -95,25 +95,35 @@ async def open_host(
     """
     logging.getLogger("libp2p").setLevel(logging.ERROR)
     switch = Switch(key.node_id, Gate(key, passport, admit), settings)
-    await switch.bind(listen)
-    dht = Dht(switch, swarm_id, settings)
-    meshes = Meshes(key, switch, settings)
     failure: TetherError | None = None
-    async with trio.open_nursery() as nursery:
-        Identification(switch, nursery)
-        switch.listeners.append(meshes)
-        await nursery.start(meshes.run)
-        await nursery.start(switch.run)
-        nursery.start_soon(dht.run)
-        try:
-            yield Host(switch, dht, meshes)
-        except TetherError as error:
-            failure = error
-        with trio.CancelScope(shield=True):
-            await switch.close()
-        nursery.cancel_scope.cancel()
+    await switch.bind(listen)
+    try:
+        async with trio.open_nursery() as nursery:
+            host = await _start(switch, key, swarm_id, settings, nursery)
+            try:
+                yield host
+            except TetherError as error:
+                failure = error
+            with trio.CancelScope(shield=True):
+                await switch.close()
+            nursery.cancel_scope.cancel()
+    finally:
+        switch.unbind()
     if failure is not None:
         raise failure
+
+
+async def _start(
+    switch: Switch, key: NodeKey, swarm_id: SwarmId, settings: HostSettings, nursery: trio.Nursery
+) -> Host:
+    dht = Dht(switch, swarm_id, settings)
+    meshes = Meshes(key, switch, settings)
+    Identification(switch, nursery)
+    switch.listeners.append(meshes)
+    await nursery.start(meshes.run)
+    await nursery.start(switch.run)
+    nursery.start_soon(dht.run)
+    return Host(switch, dht, meshes)
 
 
 def _checked(key: bytes) -> bytes:

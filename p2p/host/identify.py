@@ -54,7 +54,7 @@ class Identification:
             try:
                 await stream.close()
                 message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
-                self._switch.book.replace(peer, from_wire(message.listen_addrs))
+                self._switch.book.said(peer, from_wire(message.listen_addrs))
             except (TetherError, DecodeError):
                 return
             finally:

@@ -28,8 +28,8 @@ class HostSettings:
     """Messages of one topic that one peer passes on. libp2p's 10 are too few for 20 candidates' heartbeats."""
     max_connections: int = 2048
     """Descriptors are finite: a region's 2,000 workers and its leaders fit."""
-    max_strangers: int = 64
-    """Handshakes under way at a time; more wait in the kernel's backlog."""
+    max_strangers: int = 256
+    """Handshakes under way at a time: one takes a few ms of CPU, so all of them are done within `handshake_s`."""
 
 
 DEFAULTS: Final = HostSettings()

@@ -52,6 +52,10 @@ class Listener(Protocol):
     def down(self, peer: PeerId) -> None: ...
 
 
+class _Superfluous(OSError):
+    """Both sides dialled at once, and the connection that this side dialled stands."""
+
+
 class _Dialling:
     """One dial, however many wait for it."""
 
@@ -87,6 +91,10 @@ class Switch:
         """Raises TetherError(ADDRESS_IN_USE | FIELD_INVALID)."""
         self._bound = await listen(addresses)
 
+    def unbind(self) -> None:
+        for one in self._bound:
+            one.listener.socket.close()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
             async with trio.open_nursery() as self._tasks:
@@ -95,8 +103,6 @@ class Switch:
                 task_status.started()
         finally:
             self._tasks = None
-            for one in self._bound:
-                one.listener.socket.close()
 
     async def close(self) -> None:
         """Take leave of every peer, so that what was just written still arrives."""
@@ -239,9 +245,9 @@ class Switch:
         """Whether the peer refused this dial in favour of its own, whose handshake is under way here or done."""
         with trio.move_on_after(RIVAL_S if self.own > peer else 0):
             await trio.sleep(ACCEPT_S)
-            while peer not in self._connections and self._strangers.borrowed_tokens:
+            while not self.connected(peer) and self._strangers.borrowed_tokens:
                 await self._news.park()
-        return peer in self._connections
+        return self.connected(peer)
 
     # ── Being dialled ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -263,13 +269,14 @@ class Switch:
             self._news.unpark_all()
 
     async def _admit(self, socket: trio.SocketStream) -> Connection:
-        if self._closing or len(self._connections) >= self._settings.max_connections:
-            raise unreachable("This node takes no more connections.")
+        full = len(self._connections) >= self._settings.max_connections
+        if self._closing or full or not self._strangers.available_tokens:
+            raise unreachable("This node takes no more connections now.")
         async with self._strangers:
             with trio.move_on_after(self._settings.handshake_s):
                 secured = await self._gate.accept(socket)
                 if self._mine_stands(secured.peer):
-                    raise unreachable("Both sides dialled at once; the other connection stands.")
+                    raise _Superfluous
                 return await agree(secured, socket, outbound=False)
         raise unreachable("The handshake took too long.")
 

@@ -9,10 +9,14 @@ from functools import partial
 import psutil
 import pytest
 import trio
+from libp2p.exceptions import BaseLibp2pError
 
 from p2p.errors import ADDRESS_IN_USE, FIELD_INVALID, UNREACHABLE, TetherError
+from p2p.host import muxer
 from p2p.host.host import Host
 from p2p.identity import PeerId
+from p2p.messages import Ack, Announcement, Envelope, Method
+from p2p.rpc import Rpc, ServerCall
 from p2p.transport import PeerAddress, Stream, refused
 from tests.p2p.hosts import ANYWHERE, address, echo, open_node, open_nodes, until
 from tests.swarms import make_swarm
@@ -332,3 +336,111 @@ async def test_a_host_that_is_cancelled_leaves_no_socket_behind() -> None:
     assert sockets() == before
     async with open_node(swarm, 0, listen=ANYWHERE):
         pass
+
+
+class Cable:
+    """Carries TCP to a port until it is pulled; then it is silent and nothing is closed."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.pulled = trio.Event()
+
+    async def carry(self, *, task_status: trio.TaskStatus[str]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        task_status.started(f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}")
+        await trio.serve_listeners(self._join, listeners)
+
+    async def _join(self, near: trio.SocketStream) -> None:
+        far = await trio.open_tcp_stream("127.0.0.1", self._port)
+        async with far, trio.open_nursery() as nursery:
+            nursery.start_soon(self._copy, near, far)
+            nursery.start_soon(self._copy, far, near)
+
+    async def _copy(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        while data := await source.receive_some(65_536):
+            if self.pulled.is_set():
+                await trio.sleep_forever()
+            await sink.send_all(data)
+
+
+async def test_a_peer_behind_a_cable_that_was_pulled_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muxer, "PING_S", 0.05)
+    monkeypatch.setattr(muxer, "PONG_S", 0.2)
+    swarm = make_swarm(2)
+    async with open_nodes(swarm, 2) as (alice, bob), trio.open_nursery() as nursery:
+        bob.handle("/wait/1", wait_for_a_byte)
+        cable = Cable(int(bob.addresses()[0].rpartition("/")[2]))
+        end: str = await nursery.start(cable.carry)
+        await alice.connect(PeerAddress(bob.peer_id, (end,)))
+        stream = await alice.open_stream(bob.peer_id, "/wait/1")
+        cable.pulled.set()
+        with pytest.raises(TetherError) as error:
+            await stream.read(1)
+        assert error.value.code is UNREACHABLE
+        await until(lambda: not alice.peers() and not bob.peers())
+        nursery.cancel_scope.cancel()
+
+
+async def wait_for_a_byte(stream: Stream) -> None:
+    await stream.read(1)
+
+
+async def test_a_peer_that_ignores_its_window_loses_the_connection() -> None:
+    swarm = make_swarm(2)
+    async with open_nodes(swarm, 2) as (alice, bob):
+
+        async def never(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        bob.handle("/never/1", never)
+        await alice.connect(address(bob))
+        muxed, _ = await alice._switch.open_raw(bob.peer_id, ["/never/1"])
+        muxed.send_window = 100_000_000
+        with pytest.raises(BaseLibp2pError):
+            await muxed.write(bytes(100_000_000))
+        await until(lambda: not bob.peers())
+
+
+async def test_the_257th_stream_is_an_error_and_not_a_hang() -> None:
+    swarm = make_swarm(2)
+    async with open_nodes(swarm, 2) as (alice, bob):
+        bob.handle("/wait/1", wait_for_a_byte)
+        await alice.connect(address(bob))
+        await until(lambda: bool(bob.peers()))
+        streams: list[Stream] = []
+        with pytest.raises(TetherError) as error:
+            while len(streams) < 300:
+                streams.append(await alice.open_stream(bob.peer_id, "/wait/1"))
+        assert error.value.code is UNREACHABLE
+        assert len(streams) > 200
+        await streams.pop().reset()
+        await alice.open_stream(bob.peer_id, "/wait/1")
+
+
+async def test_a_call_goes_on_over_a_connection_that_was_made_anew() -> None:
+    """rpc's promise, over real sockets: numbered bytes and a dial of its own."""
+    swarm = make_swarm(2)
+    count = Method("count", Ack, Announcement)
+    async with open_nodes(swarm, 2) as (alice, bob), trio.open_nursery() as nursery:
+        asker, answerer = Rpc(alice), Rpc(bob)
+        go_on = trio.Event()
+
+        async def numbers(call: ServerCall[Ack, Announcement]) -> None:
+            for number in range(20):
+                if number == 10:
+                    await go_on.wait()
+                await call.send(Announcement(Envelope("t", b"%d" % number, bob.peer_id, 0, 0, 0.0, 0.0), b""))
+
+        answerer.serve_stream(count, numbers)
+        await nursery.start(asker.run)
+        await nursery.start(answerer.run)
+        await alice.connect(address(bob))
+        received: list[bytes] = []
+        async with asker.stream(bob.peer_id, count, Ack()) as answers:
+            async for answer in answers:
+                received.append(answer.envelope.payload)
+                if len(received) == 10:
+                    await bob.disconnect(alice.peer_id)
+                    go_on.set()
+        assert received == [b"%d" % number for number in range(20)]
+        nursery.cancel_scope.cancel()

@@ -100,24 +100,27 @@ def test_a_wildcard_stands_for_the_interfaces_with_the_port_that_was_bound() -> 
     assert announced([exact]) == ("/ip4/127.0.0.1/tcp/5",)
 
 
-def test_the_book_puts_what_worked_first_and_believes_the_peer_over_others() -> None:
+def test_the_book_says_first_what_worked_then_what_the_peer_says_then_hearsay() -> None:
     book = AddressBook()
     book.learn(A, ["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/tcp/1"])
-    book.worked(A, "/ip4/192.0.2.2/tcp/1")
-    assert book.of(A) == ("/ip4/192.0.2.2/tcp/1", "/ip4/192.0.2.1/tcp/1")
-    book.replace(A, [])
-    assert len(book.of(A)) == 2
-    book.replace(A, ["/ip4/192.0.2.3/tcp/1"])
-    assert book.of(A) == ("/ip4/192.0.2.3/tcp/1",)
+    book.said(A, ["/ip4/192.0.2.3/tcp/1", "/ip4/192.0.2.2/tcp/1"])
+    book.worked(A, "/dns4/node.example/tcp/1")
+    assert book.of(A) == (
+        "/dns4/node.example/tcp/1",
+        "/ip4/192.0.2.3/tcp/1",
+        "/ip4/192.0.2.2/tcp/1",
+        "/ip4/192.0.2.1/tcp/1",
+    )
     assert book.of(B) == ()
 
 
-def test_a_peer_cannot_fill_the_book() -> None:
+def test_hearsay_neither_fills_the_book_nor_displaces_what_is_known_better() -> None:
     book = AddressBook()
+    book.said(A, ["/ip4/192.0.2.9/tcp/1"])
     for number in range(1, 200):
         book.learn(A, [f"/ip4/192.0.2.1/tcp/{number}"])
-    assert len(book.of(A)) == MAX_ADDRESSES
-    assert book.of(A)[-1] == "/ip4/192.0.2.1/tcp/199"
+    assert book.of(A)[:2] == ("/ip4/192.0.2.9/tcp/1", "/ip4/192.0.2.1/tcp/199")
+    assert len(book.of(A)) <= MAX_ADDRESSES
 
 
 @pytest.mark.parametrize(
