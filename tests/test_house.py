@@ -22,7 +22,7 @@ def test_no_file_is_so_long_that_it_holds_two_things() -> None:
 
 def test_nothing_is_caught_that_cannot_be_answered_but_by_the_one_supervisor() -> None:
     broad = [
-        path
+        str(path)
         for path in files(*PACKAGES)
         for node in ast.walk(tree(path))
         if isinstance(node, ast.ExceptHandler) and catches_everything(node.type)
