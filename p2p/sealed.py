@@ -16,7 +16,7 @@ from nacl.exceptions import CryptoError
 from nacl.hash import blake2b
 from nacl.utils import random
 
-from p2p.errors import DECRYPT_FAILED, TetherError
+from p2p.errors import CERTIFICATE_INVALID, DECRYPT_FAILED, TetherError
 from p2p.identity import NodeKey
 
 Direction = Literal["input", "chunk"]
@@ -57,10 +57,17 @@ class Seal:
 
 
 def seal_to(worker_public: bytes, job: bytes, attempt: int, plain: bytes) -> tuple[Seal, bytes]:
-    """Seal an attempt's input to a worker. Returns the seal for its chunks, and ephemeral key plus ciphertext."""
+    """Seal an attempt's input to a worker. Returns the seal for its chunks, and ephemeral key plus ciphertext.
+
+    Raises TetherError(CERTIFICATE_INVALID) for a key that no honest worker has: the node chose it, its issuer did not.
+    """
     secret = random(KEY_BYTES)
     ephemeral = sodium.crypto_scalarmult_base(secret)
-    seal = _derive(sodium.crypto_scalarmult(secret, worker_public), ephemeral, worker_public, job, attempt)
+    try:
+        shared = sodium.crypto_scalarmult(secret, worker_public)
+    except (CryptoError, RuntimeError) as error:
+        raise TetherError(CERTIFICATE_INVALID, "The worker's encryption key is not a valid point.") from error
+    seal = _derive(shared, ephemeral, worker_public, job, attempt)
     return seal, ephemeral + seal.close("input", 0, plain)
 
 

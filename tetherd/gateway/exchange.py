@@ -179,7 +179,7 @@ class Exchange:
                 max_tokens=order.max_tokens,
                 request_mac=order.request_mac,
                 retry_token=order.retry_token,
-                deadline_s=max(0.0, self._deadline - asked),
+                deadline_s=min(self._deadline - asked, parts.settings.deadline_s),
                 trace_id=current_traceparent(),
                 last_attempt=self._granted.grant.attempt if self._granted else 0,
                 exclude=place.exclude,

@@ -157,6 +157,7 @@ class Gateway:
                 f"The prompt has {size} bytes; a worker takes at most {limit}.",
                 field="messages",
             )
+        most = self._settings.max_tokens
         return Order(
             job=job,
             tenant=submission.tenant,
@@ -164,8 +165,8 @@ class Gateway:
             model=model,
             content=content,
             request_mac=request_mac(content.mac_key, content),
-            max_prompt_tokens=_bound(content, self._settings.tokens_per_message),
-            max_tokens=submission.max_tokens or model.context_tokens,
+            max_prompt_tokens=min(_bound(content, self._settings.tokens_per_message), most),
+            max_tokens=min(submission.max_tokens or model.context_tokens, most),
             traceparent=submission.traceparent,
             created=self._now(),
         )

@@ -44,6 +44,8 @@ class GatewaySettings:
     settle_tries: int = 6
     """Settling, one try and all of them: some ten seconds, then the ledger's sweeper ends the job."""
 
+    max_tokens: int = 1_000_000
+    """Of prompt or answer: what orchestrators grant at most. A worker counts the real ones."""
     max_input_bytes: int = 960 * 1024
     """Of a sealed input: it travels in one frame of 1 MiB, beside the grant and the ids of a resumed answer."""
     tokens_per_message: int = 32

@@ -17,9 +17,10 @@ from p2p.errors import (
     WORKER_LOST,
     TetherError,
 )
-from p2p.messages import ChunkBody, InferChunk, Receipt
+from p2p.messages import ChunkBody, Grant, InferChunk, Placement, Receipt
 from p2p.wire import decode
 from tests.tetherd.gateway.region import ANSWER, TEXT, Region, region
+from tests.topics.world import ISSUER, NOW
 
 
 @pytest.mark.parametrize("position", range(0, len(ANSWER), 2))
@@ -96,6 +97,20 @@ async def test_a_worker_that_cannot_be_dialled_is_looked_up_once(autojump_clock:
         here.swarm.found = [worker.node.address]
         _, end = await here.answer()
         assert (here.swarm.lookups, [one.worker for one in end.attempts]) == (1, [worker.node.peer])
+
+
+async def test_a_worker_certified_with_a_key_that_is_none_is_replaced(autojump_clock: MockClock) -> None:
+    async with region() as here:
+        weak = here.workers[0].node.peer
+        credential = ISSUER.certify(weak, bytes(32), ("worker",), ("eu",), serial=bytes(16), now=NOW)
+
+        def weakened(placement: Placement) -> Placement:
+            grant = decode(placement.grant.grant, Grant)
+            return replace(placement, worker_credential=credential) if grant.worker == weak else placement
+
+        here.leader.spoil_placement = weakened
+        text, end = await here.answer()
+        assert (text, end.attempts[0].cause) == (TEXT, "CERTIFICATE_INVALID")
 
 
 async def test_a_worker_that_nobody_knows_is_replaced(autojump_clock: MockClock) -> None:
