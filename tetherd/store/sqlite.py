@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -123,16 +124,15 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         path.touch(mode=0o600)
         path.chmod(0o600)
-        connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        try:
+        with ExitStack() as undo:
+            connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            undo.callback(connection.close)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             migrate(connection)
-        except BaseException:
-            connection.close()
-            raise
+            undo.pop_all()
     except (OSError, sqlite3.Error) as error:
         raise TetherError(DATA_DIR_INVALID, f"The ledger {path} cannot be used: {error}.") from error
     return connection
