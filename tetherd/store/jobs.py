@@ -137,10 +137,10 @@ def span_of(prefix: str) -> tuple[bytes, bytes] | None:
 
 
 def _mark_first_token(attempts: tuple[AttemptRecord, ...], at: float | None) -> tuple[AttemptRecord, ...]:
-    """The first token came in the first attempt that had not ended by then."""
-    if at is None or any(one.first_token is not None for one in attempts):
+    """The first token came in the first attempt that had not ended by then; its gateway's clock may be ahead."""
+    if at is None or not attempts or any(one.first_token is not None for one in attempts):
         return attempts
-    index = next((index for index, one in enumerate(attempts) if one.end is None or at <= one.end), None)
-    if index is None:
-        return attempts
-    return (*attempts[:index], replace(attempts[index], first_token=at), *attempts[index + 1 :])
+    index = next((i for i, one in enumerate(attempts) if one.end is None or at <= one.end), len(attempts) - 1)
+    one = attempts[index]
+    marked = replace(one, first_token=at if one.end is None else min(at, one.end))
+    return (*attempts[:index], marked, *attempts[index + 1 :])
