@@ -110,8 +110,8 @@ class Meshes:
     ) -> AsyncIterator[trio.MemoryReceiveChannel[Gossip]]:
         send, receive = trio.open_memory_channel[Gossip](BACKLOG)
         with send, receive, self._registered(topic, _Subscription(check, send, receive)):
-            await self._pubsub.subscribe(topic)
             try:
+                await self._pubsub.subscribe(topic)
                 yield receive
             finally:
                 if len(self._subscriptions[topic]) == 1:
@@ -141,6 +141,8 @@ class _Pubsub(Pubsub):
 
     def __init__(self, host: IHost, router: _Router, meshes: Meshes) -> None:
         super().__init__(host, router, strict_signing=True)
+        assert router.scorer is not None
+        self._scores = router.scorer
         self._meshes = meshes
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
@@ -160,26 +162,29 @@ class _Pubsub(Pubsub):
                 await self.router.handle_rpc(rpc, sender)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
-        """Judge a message once, and pass on what is believed. Our own goes out unjudged and is not delivered here."""
-        own = self.my_id
-        if msg_forwarder != own and not (_well_formed(msg) and self._is_subscribed_to_msg(msg)):
+        """Take a message once, and pass it on if it is believed. Our own goes out unjudged and is not delivered here.
+
+        Only what its author signed counts as seen: else a forgery that comes first would keep the true one out.
+        """
+        if msg_forwarder == self.my_id:
+            self._mark_msg_seen(msg)
+            await self.router.publish(msg_forwarder, msg)
             return
-        if self._is_msg_seen(msg) or (msg_forwarder != own and ID(msg.from_id) == own):
+        if not (_well_formed(msg) and self._is_subscribed_to_msg(msg)):
+            return
+        gossip = Gossip(msg.topicIDs[0], msg.data, PeerId(msg_forwarder.to_base58()))
+        muted = not self._scores.allow_publish(msg_forwarder, [gossip.topic])
+        if muted or self._is_msg_seen(msg) or ID(msg.from_id) == self.my_id:
+            return
+        if not _signed_by_its_author(msg):
+            self._scores.on_invalid_message(msg_forwarder, gossip.topic)
             return
         self._mark_msg_seen(msg)
-        if msg_forwarder != own:
-            gossip = Gossip(msg.topicIDs[0], msg.data, PeerId(msg_forwarder.to_base58()))
-            if not (_signed_by_its_author(msg) and self._meshes.believe(gossip)):
-                self._router_of_ours.scorer.on_invalid_message(msg_forwarder, gossip.topic)
-                return
-            if not self._router_of_ours.scorer.allow_publish(msg_forwarder, [gossip.topic]):
-                return
-            self._meshes.deliver(gossip)
+        if not self._meshes.believe(gossip):
+            self._scores.on_invalid_message(msg_forwarder, gossip.topic)
+            return
+        self._meshes.deliver(gossip)
         await self.router.publish(msg_forwarder, msg)
-
-    @property
-    def _router_of_ours(self) -> Any:
-        return self.router
 
 
 class _Router(GossipSub):
@@ -250,7 +255,6 @@ class _Home:
         self._id = ID.from_pubkey(self._keys.public_key)
         self._switch = switch
         self._peerstore = PeerStore()
-        self._addresses: tuple[tuple[str, ...], list[Multiaddr]] = ((), [])
 
     def get_id(self) -> ID:
         return self._id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
 
 import trio
 
@@ -20,7 +21,7 @@ from p2p.identity import NodeKey, PeerId
 from p2p.membership import Admission, SwarmId
 from p2p.transport import Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
 
-KEY_BYTES = 32
+KEY_BYTES: Final = 32
 
 
 class Host:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 
 from p2p.errors import TetherError
@@ -220,3 +221,25 @@ async def test_junk_on_a_gossip_stream_ends_that_stream_alone(junk: bytes) -> No
         async with subscribed([alice, bob], "t") as (_, at_bob):
             await alice.publish("t", b"fine")
             assert (await at_bob.receive()).data == b"fine"
+
+
+async def test_a_forgery_that_comes_first_does_not_keep_the_true_message_out() -> None:
+    swarm = make_swarm(3)
+    async with open_nodes(swarm, 3) as (alice, bob, forger):
+        await alice.connect(address(bob))
+        await forger.connect(address(bob))
+        async with subscribed([alice, bob, forger], "t") as (_, at_bob, _):
+            author = alice._meshes._pubsub
+            forged = rpc_pb2.Message(
+                from_id=author.my_id.to_bytes(),
+                seqno=(author.counter + 1).to_bytes(8),
+                topicIDs=["t"],
+                data=b"false",
+                signature=bytes(64),
+            )
+            to_bob = ID.from_base58(bob.peer_id)
+            forger._meshes._router.send_rpc(to_bob, rpc_pb2.RPC(publish=[forged]))
+            await forger.publish("t", b"behind the forgery")
+            assert (await at_bob.receive()).data == b"behind the forgery"
+            await alice.publish("t", b"true")
+            assert (await at_bob.receive()).data == b"true"
