@@ -52,6 +52,8 @@ RESERVE_S: Final = 1.0
 QUEUE_S: Final = 5.0
 """How long a placement waits for a slot before the client is told to come again."""
 RETRY_AFTER_S: Final = 2.0
+MAX_LISTED: Final = 20
+"""Models in a sentence."""
 CLEAN_UP_S: Final = 1.0
 """For giving back what a gateway that left does not need; unheard, it ends by itself after GRANT_S."""
 
@@ -125,7 +127,7 @@ class Placements:
                 if self._workforce.knew(wish.model):
                     detail = f"No worker of region {region} serves {model!r} now; one did a while ago."
                     return TetherError(NO_WORKER, detail, field="model", retry_after_s=RETRY_AFTER_S)
-                there = ", ".join(self._workforce.models()) or "none yet"
+                there = ", ".join(self._workforce.models()[:MAX_LISTED]) or "none yet"
                 detail = f"There is no model {model!r} in region {region}; there are: {there}."
                 return TetherError(MODEL_NOT_FOUND, detail, field="model")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 from inference.demo import MODEL_NAME, MODEL_PATH, MODEL_VERSION
 from inference.gguf import GgufHeader, read_header
 from p2p.errors import MODEL_INVALID, TetherError
-from tetherd.registry.references import BuiltIn, LocalFile, parse
+from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Url, parse
 
 MAX_NAME_CHARS: Final = 96
 
@@ -53,12 +54,27 @@ def _find(text: str) -> LocalModel:
         case BuiltIn():
             return LocalModel(MODEL_PATH, MODEL_NAME, MODEL_VERSION, read_header(MODEL_PATH))
         case LocalFile(path):
-            if path.is_dir():
-                detail = f"{path} is a folder; safetensors folders are not served yet. Name a GGUF file."
-                raise TetherError(MODEL_INVALID, detail, field="model")
-            return LocalModel(path.resolve(), model_name(path), "", read_header(path))
-        case _:
-            detail = (
-                f"{text} is not on this machine, and fetching models is not built in yet: download it first."
-            )
+            found = _regular_file(path)
+            return LocalModel(found, model_name(path), "", read_header(found))
+        case HubFile() | Url() | CatalogueEntry():
+            detail = f"{text} is not on this machine, and Tether fetches no models yet: download it and name the file."
             raise TetherError(MODEL_INVALID, detail, field="model")
+
+
+def _regular_file(path: Path) -> Path:
+    """The path in full, links followed. Opening anything but a file may wait for ever."""
+    try:
+        found = path.expanduser().resolve(strict=True)
+        mode = found.stat().st_mode
+    except OSError as error:
+        raise TetherError(
+            MODEL_INVALID, f"{path} cannot be read: {error.strerror}.", field="model"
+        ) from error
+    except RuntimeError as error:  # pathlib's word for an unknown ~user and for links that go in a circle
+        raise TetherError(MODEL_INVALID, f"{path} cannot be read: {error}", field="model") from error
+    if stat.S_ISDIR(mode):
+        detail = f"{path} is a folder, and only GGUF files are served yet: name the file."
+        raise TetherError(MODEL_INVALID, detail, field="model")
+    if not stat.S_ISREG(mode):
+        raise TetherError(MODEL_INVALID, f"{path} is not a file.", field="model")
+    return found

@@ -39,7 +39,7 @@ class Url:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """name@version of the swarm's catalogue."""
+    """name@version of the swarm's catalogue. A file that is called like that is meant by ./name@version."""
 
     name: str
     version: str
@@ -50,6 +50,10 @@ Reference = BuiltIn | LocalFile | HubFile | Url | CatalogueEntry
 
 def parse(text: str) -> Reference:
     """Raises TetherError(MODEL_INVALID) for a malformed reference."""
+    if not text.strip():
+        raise TetherError(MODEL_INVALID, "An empty --model names nothing.", field="model")
+    if not text.isprintable():
+        raise TetherError(MODEL_INVALID, f"{text!r} has characters that no name has.", field="model")
     if text == MODEL_NAME:
         return BuiltIn()
     if text.startswith("hf:"):
@@ -59,8 +63,9 @@ def parse(text: str) -> Reference:
         return HubFile(f"{parts[0]}/{parts[1]}", parts[2])
     if text.startswith(("https://", "s3://")):
         return Url(text)
-    if (match := _CATALOGUE.fullmatch(text)) and not Path(text).exists():
+    if "://" in text:
+        scheme = text.partition("://")[0]
+        raise TetherError(MODEL_INVALID, f"{scheme}:// is none of https:// and s3://.", field="model")
+    if match := _CATALOGUE.fullmatch(text):
         return CatalogueEntry(match[1], match[2])
-    if not text.strip():
-        raise TetherError(MODEL_INVALID, "An empty --model names nothing.", field="model")
-    return LocalFile(Path(text).expanduser())
+    return LocalFile(Path(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,16 @@ from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalF
         ("https://host/x.gguf", Url("https://host/x.gguf")),
         ("s3://bucket/x.gguf", Url("s3://bucket/x.gguf")),
         ("llama3@8b-q8", CatalogueEntry("llama3", "8b-q8")),
+        ("./llama3@8b-q8", LocalFile(Path("llama3@8b-q8"))),
     ],
 )
 def test_each_kind_of_reference_is_told_apart(text: str, reference: Reference) -> None:
     assert parse(text) == reference
 
 
-@pytest.mark.parametrize("text", ["hf:org/repo", "hf:", "", " "])
+@pytest.mark.parametrize(
+    "text", ["hf:org/repo", "hf:", "", " ", "http://host/x.gguf", "ftp://x", "a\0b", "a\nb"]
+)
 def test_a_malformed_reference_is_refused(text: str) -> None:
     with pytest.raises(TetherError) as caught:
         parse(text)
@@ -61,3 +65,16 @@ def test_what_is_not_on_this_machine_is_refused_in_a_sentence(text: str) -> None
 def test_a_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="is a folder"):
         find_local([str(tmp_path)])
+
+
+def test_a_path_that_leads_to_no_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "circle.gguf").symlink_to(tmp_path / "circle.gguf")
+    (tmp_path / "text.gguf").write_text("no model")
+    for name in ("missing.gguf", "pipe.gguf", "circle.gguf", "text.gguf", "x" * 300, "text.gguf/x"):
+        with pytest.raises(TetherError) as caught:
+            find_local([str(tmp_path / name)])
+        assert caught.value.code is MODEL_INVALID
+        assert caught.value.field == "model"
+    with pytest.raises(TetherError, match="~nobody-of-that-name"):
+        find_local(["~nobody-of-that-name/x.gguf"])
