@@ -92,6 +92,10 @@ class Breakers:
     def __init__(self) -> None:
         self._breakers: OrderedDict[tuple[PeerId, str], Breaker] = OrderedDict()
 
+    def __bool__(self) -> bool:
+        """Whether any has something to say."""
+        return bool(self._breakers)
+
     def allows(self, worker: PeerId, model: str, now_s: float) -> bool:
         breaker = self._breakers.get((worker, model))
         return breaker is None or breaker.allows(now_s)

@@ -35,6 +35,9 @@ class Loads:
         self._words: dict[PeerId, _Word] = {}
         self._full: dict[tuple[PeerId, str], float] = {}
 
+    def any_full(self) -> bool:
+        return bool(self._full)
+
     def ask(self, worker: PeerId) -> None:
         """A slot is about to be reserved; `answered` or `failed` follows."""
         self._asked[worker] += 1

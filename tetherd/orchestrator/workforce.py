@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -15,6 +16,8 @@ from tetherd.orchestrator.loads import Loads
 from tetherd.orchestrator.matcher import WorkerState
 from tetherd.orchestrator.ports import SwarmView
 from topics.view import MemberState
+
+_NONE: Final = frozenset[str]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ class Workforce:
 
     def states(self) -> dict[PeerId, WorkerState]:
         """Who may get work now."""
-        workers = self._swarm.view.workers(self._swarm.region)
-        return {known.peer: state for known in workers if (state := self._state(known)) is not None}
+        workers, now_s = self._swarm.view.workers(self._swarm.region), trio.current_time()
+        return {known.peer: state for known in workers if (state := self._state(known, now_s)) is not None}
 
     def models(self) -> list[str]:
         """What is served now, by name."""
@@ -60,8 +63,9 @@ class Workforce:
         known = self._swarm.view.get(chosen.peer)
         assert known is not None, "the view changed between two statements"
         self._loads.ask(chosen.peer)
-        self._breakers.started(chosen.peer, served.name, trio.current_time())
-        return Seat(known, served), self._state(known)
+        now_s = trio.current_time()
+        self._breakers.started(chosen.peer, served.name, now_s)
+        return Seat(known, served), self._state(known, now_s)
 
     def reserved(self, seat: Seat, answer: ReserveAnswer) -> None:
         self._loads.answered(seat.peer, answer.load, seat.worker.number, trio.current_time())
@@ -90,20 +94,18 @@ class Workforce:
         else:
             self._breakers.aborted(worker, model)
 
-    def _state(self, known: MemberState) -> WorkerState | None:
+    def _state(self, known: MemberState, now_s: float) -> WorkerState | None:
         """None for a node that is not certified to work, or has no slots."""
-        health, now_s, peer = known.presence.health, trio.current_time(), known.peer
+        health, peer = known.presence.health, known.peer
         if health is None or health.capacity < 1 or "worker" not in known.member.certificate.roles:
             return None
-        models = health.model_cache
-        return WorkerState(
-            peer,
-            models,
-            health.capacity,
-            health.capacity - self._loads.taken(peer, health.load, known.number, now_s),
-            broken=frozenset(one.name for one in models if not self._breakers.allows(peer, one.name, now_s)),
-            full=frozenset(one.digest for one in models if self._loads.full(peer, one.digest, now_s)),
-        )
+        models, broken, full = health.model_cache, _NONE, _NONE
+        if self._breakers:
+            broken = frozenset(one.name for one in models if not self._breakers.allows(peer, one.name, now_s))
+        if self._loads.any_full():
+            full = frozenset(one.digest for one in models if self._loads.full(peer, one.digest, now_s))
+        taken = self._loads.taken(peer, health.load, known.number, now_s)
+        return WorkerState(peer, models, health.capacity, health.capacity - taken, broken, full)
 
 
 def _names(members: Iterable[MemberState]) -> list[str]:
