@@ -30,7 +30,7 @@ class SwarmSettings:
     """The first pause between two lookups of the meeting place; it doubles until it is lookup_s."""
     lookup_s: float = 60.0
     provide_s: float = 300.0
-    """Far inside the 48 h that a provider record lives: who is new among its keepers learns it soon."""
+    """Far inside the half hour that a provider record lives: who is new among its keepers learns it soon."""
     settle_s: float = 1.0
     """Provide again this long after a new connection: its peer may be a closer keeper of our records."""
     mend_s: float = 5.0
