@@ -127,7 +127,10 @@ class Placements:
                 if self._workforce.knew(wish.model):
                     detail = f"No worker of region {region} serves {model!r} now; one did a while ago."
                     return TetherError(NO_WORKER, detail, field="model", retry_after_s=RETRY_AFTER_S)
-                there = ", ".join(self._workforce.models()[:MAX_LISTED]) or "none yet"
+                if not (models := self._workforce.models()):
+                    detail = f"No worker of region {region} is known yet."
+                    return TetherError(NO_WORKER, detail, field="model", retry_after_s=RETRY_AFTER_S)
+                there = ", ".join(models[:MAX_LISTED])
                 detail = f"There is no model {model!r} in region {region}; there are: {there}."
                 return TetherError(MODEL_NOT_FOUND, detail, field="model")
 

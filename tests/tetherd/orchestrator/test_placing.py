@@ -145,6 +145,11 @@ async def test_a_model_whose_workers_are_gone_is_not_an_unknown_one() -> None:
         assert error.retry_after_s is not None
 
 
+async def test_a_leader_that_knows_no_worker_yet_calls_no_model_unknown() -> None:
+    async with region(workers=0) as here:
+        assert (await refusal(here.gateway)).code is NO_WORKER
+
+
 # ── Workers that will not ────────────────────────────────────────────────────────────────────────────────────────
 
 
