@@ -11,6 +11,10 @@ import msgspec
 from tetherd.phases import Phases
 
 _WIDTH: Final = 14
+_NEXT: Final = (
+    "\x1b[2m  Point OpenAI clients there, with /v1 behind it. In another terminal: tetherctl chat, "
+    "tetherctl invite. Ctrl-C drains and leaves.\x1b[0m"
+)
 
 
 def phases_for(log_format: Literal["text", "json"]) -> Phases:
@@ -49,6 +53,8 @@ class TerminalPhases:
         self._line(
             f"\x1b[32m✓\x1b[0m {phase.ljust(_WIDTH)}{detail}  \x1b[2m{time.monotonic() - self._began:.1f}s\x1b[0m"
         )
+        if phase == "ready":
+            self._line(_NEXT)
 
     def progress(self, phase: str, fraction: float, detail: str) -> None:
         print(

@@ -59,7 +59,8 @@ class TelemetryConfig(Section, frozen=True):
     otlp_endpoint: str = ""
     """OTLP over HTTP, e.g. http://127.0.0.1:4318; empty: no traces leave. OTEL_EXPORTER_OTLP_ENDPOINT serves too."""
     log_format: Literal["text", "json"] = "text"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["", "debug", "info", "warning", "error"] = ""
+    """Empty: info, but warning on a terminal, where the phases tell the story."""
 
 
 class Config(Section, frozen=True):

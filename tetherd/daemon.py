@@ -356,7 +356,9 @@ class Daemon:
         return self._gateway.running if self._gateway else 0
 
     async def _drain(self) -> None:
-        _log.info("daemon.draining", limit_s=self._config.drain_s)
+        running = self._gateway.running if self._gateway else 0
+        _log.info("daemon.draining", limit_s=self._config.drain_s, running=running)
+        self._phases.reached("draining", f"{running} answers to finish; a second signal stops at once")
         assert self._swarm is not None
         await self._swarm.set_state("draining")
         with trio.move_on_after(self._config.drain_s):
@@ -367,6 +369,7 @@ class Daemon:
                     leaving.start_soon(self._worker.drain, self._config.drain_s)
         await self._swarm.set_state("leaving")
         _log.info("daemon.left")
+        self._phases.reached("left", "the others know")
         self._stop.set()
 
     async def _remember(self, swarm: Swarm) -> None:

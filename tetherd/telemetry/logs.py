@@ -14,7 +14,12 @@ _NOISY: Final = ("libp2p", "multiaddr", "hypercorn", "zeroconf", "aioquic", "url
 
 
 def configure(log_format: Literal["text", "json"], level: str) -> None:
-    """Set up structlog for this process, once. Libraries may only speak up from ERROR on."""
+    """Set up structlog for this process, once. level "": warning on a terminal, else info.
+
+    Libraries may only speak up from ERROR on.
+    """
+    on_terminal = log_format == "text" and sys.stderr.isatty()
+    level = level or ("warning" if on_terminal else "info")
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
