@@ -90,7 +90,7 @@ def _run(flags: Mapping[str, object], file: Path | None) -> None:
     phases = phases_for(config.telemetry.log_format)
     phases.begin(config.region)
 
-    from tetherd.daemon import run
+    from tetherd.main import run
 
     sys.exit(run(config, phases))
 

@@ -18,9 +18,7 @@ from typing import Final
 import structlog
 import trio
 
-from inference.containment import forbid_core_dumps
 from inference.worker import Worker
-from p2p.errors import TetherError
 from p2p.host import open_host
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, admit, check_credential, read_ticket
@@ -44,9 +42,8 @@ from tetherd.operator import DaemonOperator
 from tetherd.orchestrator.orchestrator import Orchestrator
 from tetherd.phases import Phases
 from tetherd.store import open_store
-from tetherd.telemetry import logs
+from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
-from tetherd.telemetry.tracing import tracing
 from topics.settings import SwarmSettings
 from topics.swarm import Swarm
 
@@ -56,28 +53,6 @@ REMEMBER_S: Final = 60.0
 """How often the addresses of others are written down for the next start."""
 
 _log = structlog.get_logger()
-
-
-def run(config: Config, phases: Phases) -> int:
-    """Run a node until it is told to stop; returns the exit code. Raises the TetherError that ended it."""
-    logs.configure(config.telemetry.log_format, config.telemetry.log_level)
-    forbid_core_dumps()
-    try:
-        return trio.run(_run, config, phases)
-    except BaseExceptionGroup as group:
-        faults, rest = group.split(TetherError)
-        if rest is not None or faults is None:
-            raise
-        raise next(_leaves(faults)) from None
-
-
-async def _run(config: Config, phases: Phases) -> int:
-    data = DataDir(config.data_dir)
-    with data.lock():
-        key = data.key()
-        phases.reached("identity", key.node_id)
-        with tracing(config.telemetry.otlp_endpoint, key.node_id, config.region):
-            return await Daemon(config, phases, data, key).run()
 
 
 class Daemon:
@@ -94,6 +69,7 @@ class Daemon:
         self._state = "starting"
         self._stop = trio.Event()
         self._hasty = False
+        self._store: Store | None = None
         self._swarm: Swarm | None = None
         self._worker: Worker | None = None
         self._gateway: Gateway | None = None
@@ -115,7 +91,10 @@ class Daemon:
                 admit=lambda shown, peer: admit(shown, peer, swarm_id, time.time()),
             ) as network:
                 self._phases.reached("listening", ", ".join(network.addresses()))
-                await self._live(network, chosen, passport)
+                try:
+                    await self._live(network, chosen, passport)
+                finally:
+                    await self._close_store()
             nursery.cancel_scope.cancel()
         return 1 if self._hasty else 0
 
@@ -229,7 +208,7 @@ class Daemon:
     ) -> Orchestrator | None:
         orchestrator = None
         if "orchestrator" in roles:
-            store = open_store(self._config.store, self._data.ledger)
+            store = self._store = open_store(self._config.store, self._data.ledger)
             orchestrator = Orchestrator(
                 self._key,
                 member,
@@ -372,6 +351,12 @@ class Daemon:
         self._phases.reached("left", "the others know")
         self._stop.set()
 
+    async def _close_store(self) -> None:
+        """What was accepted is on the disk already; this folds the write-ahead log into the file."""
+        if self._store is not None:
+            with trio.CancelScope(shield=True):
+                await self._store.close()
+
     async def _remember(self, swarm: Swarm) -> None:
         while True:
             self._write_down(swarm)
@@ -388,11 +373,3 @@ def _serving(server: Callable[..., Awaitable[None]], *where: object) -> Callable
     *arguments, stop = where
     assert isinstance(stop, trio.Event)
     return partial(server, *arguments, stop=stop.wait)
-
-
-def _leaves(group: BaseExceptionGroup[TetherError]) -> Iterator[TetherError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
