@@ -36,6 +36,12 @@ class KnownPeers(Message, frozen=True):
     peers: tuple[tuple[PeerId, tuple[str, ...]], ...] = ()
 
 
+class Lives(Message, frozen=True):
+    """last: the incarnation of the latest start."""
+
+    last: int = 0
+
+
 class SpentInvites(Message, frozen=True):
     """Invite key (hex) to the nodes that it let in, so that `uses` holds across restarts."""
 
@@ -124,10 +130,9 @@ class DataDir:
 
     def next_incarnation(self, now: float) -> int:
         """max(stored + 1, unix seconds), stored at once: higher than ever before, even from a restored disk."""
-        path = self.root / "incarnation"
-        stored = int(path.read_text()) if path.exists() else 0
+        stored = (self._load("incarnation", Lives) or Lives()).last
         incarnation = max(stored + 1, int(now))
-        self._write("incarnation", str(incarnation).encode())
+        self._save("incarnation", Lives(incarnation))
         return incarnation
 
     def write_http_addr(self, address: str) -> None:
