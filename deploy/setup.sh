@@ -88,7 +88,7 @@ has_header() {
 build_llama_cpp() {
     local requirement
     requirement=$(grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)
-    .venv/bin/pip list --format=freeze | grep -q -x -F "${requirement//-/_}" && return
+    [[ $'\n'$(.venv/bin/pip list --format=freeze)$'\n' == *$'\n'"${requirement//-/_}"$'\n'* ]] && return
     say "llama.cpp: fetching and compiling its inference library for this machine, about 2 minutes on 2 cores"
     watched "llama.cpp" .venv/bin/pip install --verbose --no-deps "$requirement" \
         --config-settings="cmake.define.CMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/deploy/llama.cmake" \
