@@ -15,15 +15,22 @@ MAX_GRANT_ID_BYTES: Final = 64
 
 
 def check_grant(
-    signed: SignedGrant, *, caller: PeerId, worker: PeerId, incarnation: int, swarm_id: SwarmId, now: float
+    signed: SignedGrant,
+    *,
+    caller: PeerId,
+    worker: PeerId,
+    incarnation: int,
+    swarm_id: SwarmId,
+    region: str,
+    now: float,
 ) -> Grant:
     """Check all that does not depend on the worker's slots. now: unix seconds.
 
     Raises TetherError(GRANT_INVALID), or what is wrong with the orchestrator's credential.
     """
     orchestrator = check_credential(signed.credential, swarm_id, now)
-    if "orchestrator" not in orchestrator.certificate.roles:
-        raise TetherError(GRANT_INVALID, "The grant is not signed by an orchestrator.")
+    if "orchestrator" not in orchestrator.certificate.roles or region not in orchestrator.certificate.regions:
+        raise TetherError(GRANT_INVALID, f"The grant is not signed by an orchestrator of region {region}.")
     if not verify(public_key_of(orchestrator.peer), "grant", signed.grant, signed.signature):
         raise TetherError(GRANT_INVALID, "The grant's signature is wrong.")
     try:

@@ -100,6 +100,7 @@ class Worker:
         rpc: Rpc,
         admission: Callable[[PeerId], Member | None],
         swarm_id: SwarmId,
+        region: str,
         models: Mapping[str, LoadedModel],
         *,
         now: Callable[[], float],
@@ -112,6 +113,7 @@ class Worker:
         self._rpc = rpc
         self._admission = admission
         self._swarm_id = swarm_id
+        self._region = region
         self._models = models
         self._now = now
         self._leaders = leaders
@@ -170,7 +172,7 @@ class Worker:
     # ── Reservations ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _reserve(self, caller: PeerId, asked: ReserveRequest) -> ReserveAnswer:
-        self._check_role(caller, "orchestrator")
+        self._check_role(caller, "orchestrator", self._region)
         now = self._now()
         self._supersede(self._slots.reserve(asked, now))
         self._changed()
@@ -182,12 +184,17 @@ class Worker:
         self._changed()
         return Ack()
 
-    def _check_role(self, caller: PeerId, role: Role) -> None:
+    def _check_role(self, caller: PeerId, role: Role, region: str | None = None) -> None:
+        """region: None where it does not matter: gateways of every region may be sent here."""
         if caller == self._key.node_id:
             return
         member = self._admission(caller)
         if member is None or role not in member.certificate.roles:
             raise TetherError(FORBIDDEN, f"Only a node with the role {role} may ask this of a worker.")
+        if region is not None and region not in member.certificate.regions:
+            raise TetherError(
+                FORBIDDEN, f"Only the region {region}'s own {role}s may ask this of a worker there."
+            )
 
     def _supersede(self, grant_ids: tuple[bytes, ...]) -> None:
         for grant_id in grant_ids:
@@ -211,6 +218,7 @@ class Worker:
             worker=self._key.node_id,
             incarnation=self._incarnation,
             swarm_id=self._swarm_id,
+            region=self._region,
             now=self._now(),
         )
         if (model := self._models.get(grant.manifest_digest)) is None:

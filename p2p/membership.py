@@ -124,6 +124,17 @@ class Member:
         return self.certificate.node_id
 
 
+class Papers:
+    """This node's own certificate as it is now: it is renewed under way, and whoever shows it shows the newest."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+    @property
+    def credential(self) -> bytes:
+        return self.member.credential
+
+
 @dataclass(frozen=True, slots=True)
 class Guest:
     """The holder of a checked invite; may speak to `enrol` only."""

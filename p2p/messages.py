@@ -150,6 +150,10 @@ class EnrolAnswer(Message, frozen=True):
     issuer: bytes = b""
 
 
+class RenewRequest(Message, frozen=True):
+    """A member asks for its own certificate with new dates; an issuer answers as to `EnrolRequest`."""
+
+
 # ── Placement ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -362,6 +366,7 @@ class ChunkBody(Message, frozen=True):
 
 
 ENROL: Final = Method("enrol", EnrolRequest, EnrolAnswer, guests=True)
+RENEW: Final = Method("renew", RenewRequest, EnrolAnswer)
 PRESENCE: Final = Method("presence", Announcement, Announcement)
 HEALTH: Final = Method("health", Announcement, Ack)
 ROSTER: Final = Method("roster", RosterRequest, Roster)

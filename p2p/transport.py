@@ -1,6 +1,6 @@
 """The seam between Tether and a network: streams, meeting places, gossip.
 
-`p2p/host.py` is the libp2p one, `p2p/memory.py` its twin for tests. A peer that a `Transport` reports is a member:
+`p2p/host/` is the libp2p one, `p2p/memory.py` its twin for tests. A peer that a `Transport` reports is a member:
 its certificate was checked before any stream could open (guests, who hold only an invite, reach `enrol` alone).
 """
 

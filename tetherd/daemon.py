@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -21,7 +21,7 @@ import trio
 from inference.worker import Worker
 from p2p.host import open_host
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Member, admit, check_credential, read_ticket
+from p2p.membership import Member, Papers, admit, check_credential, read_ticket
 from p2p.messages import ROLES, HealthReport, Role
 from p2p.rpc import Rpc
 from p2p.transport import Network, PeerAddress
@@ -35,12 +35,13 @@ from tetherd.gateway.gateway import Gateway
 from tetherd.gateway.models import summarize
 from tetherd.http.app import HttpSettings, build_app
 from tetherd.http.serve import serve, serve_unix
-from tetherd.issuer import IssuerDesk
-from tetherd.joining import Passport, Plan, addresses_in, check_roles, enrol, found, plan, reach_swarm
+from tetherd.issuer import IssuerDesk, orchestrators_in, other_issuers
+from tetherd.joining import Passport, Plan, addresses_in, enrol, found, plan, reach_swarm, restored
 from tetherd.models import ModelHouse
 from tetherd.operator import DaemonOperator
 from tetherd.orchestrator.orchestrator import Orchestrator
 from tetherd.phases import Phases
+from tetherd.renewal import Renewal
 from tetherd.store import open_store
 from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
@@ -105,14 +106,15 @@ class Daemon:
             desk = self._desk(network, rpc)
             standing = await self._become_member(network, rpc, chosen, passport)
             member = check_credential(standing.credential, standing.swarm_id, time.time())
-            check_roles(member, self._config.region, self._config.roles)
+            papers = Papers(member)
             self._phases.reached("membership", f"swarm {standing.swarm_id[:8]}")
             await self._reach(network, chosen)
             roles = self._config.roles or member.certificate.roles
-            swarm = self._swarm = self._enter(network, rpc, member, roles)
+            swarm = self._swarm = self._enter(network, rpc, papers, roles)
             await parts.start(swarm.run)
             desk.open(standing)
-            orchestrator = await self._take_roles(parts, network, rpc, member, swarm, roles)
+            parts.start_soon(self._renewal(rpc, desk, standing, papers, passport).run)
+            orchestrator = await self._take_roles(parts, network, rpc, papers, swarm, roles)
             url = await self._serve(parts, network, swarm, desk, standing, orchestrator)
             await self._wait_joined(swarm)
             self._state = "ready"
@@ -128,9 +130,11 @@ class Daemon:
         """What this start does; founding happens here, before anything listens."""
         config = self._config
         ticket = read_ticket(config.ticket) if config.ticket else None
-        chosen = plan(self._data.standing(), ticket, config.roles)
+        now = time.time()
+        standing = restored(self._data, self._key, config.region, now=now)
+        chosen = plan(standing, ticket, config.region, config.roles, now=now)
         if chosen.standing is None and chosen.ticket is None:
-            standing = found(self._data, self._key, config.region, now=time.time())
+            standing = found(self._data, self._key, config.region, now=now)
             self._phases.notice(
                 f"FOUNDED A NEW SWARM {standing.swarm_id[:8]}. THIS NODE HOLDS ITS AUTHORITY KEY. "
                 "Let other machines in with the line that `tetherctl invite` prints."
@@ -166,12 +170,12 @@ class Daemon:
             self._phases.notice("None of the known members answers; this node goes on looking.")
         self._phases.reached("peers", f"{reached} reached")
 
-    def _enter(self, network: Network, rpc: Rpc, member: Member, roles: tuple[Role, ...]) -> Swarm:
+    def _enter(self, network: Network, rpc: Rpc, papers: Papers, roles: tuple[Role, ...]) -> Swarm:
         swarm = Swarm(
             network,
             rpc,
             self._key,
-            member,
+            papers,
             region=self._config.region,
             roles=roles,
             incarnation=self._incarnation,
@@ -202,7 +206,7 @@ class Daemon:
         parts: trio.Nursery,
         network: Network,
         rpc: Rpc,
-        member: Member,
+        papers: Papers,
         swarm: Swarm,
         roles: tuple[Role, ...],
     ) -> Orchestrator | None:
@@ -211,7 +215,7 @@ class Daemon:
             store = self._store = open_store(self._config.store, self._data.ledger)
             orchestrator = Orchestrator(
                 self._key,
-                member,
+                papers,
                 swarm,
                 network,
                 rpc,
@@ -221,20 +225,20 @@ class Daemon:
             )
             await parts.start(orchestrator.run)
         if "gateway" in roles:
-            swarm_id = member.certificate.swarm_id
+            swarm_id = papers.member.certificate.swarm_id
             self._gateway = Gateway(self._key, swarm_id, network, rpc, swarm, metrics=self._metrics.gateway)
             await parts.start(self._gateway.run)
         if "worker" in roles:
             await self._models.wait()
-            self._worker = self._lend(network, rpc, member, swarm)
+            self._worker = self._lend(network, rpc, papers, swarm)
             await parts.start(self._worker.run)
             await swarm.announce_models()
         return orchestrator
 
-    def _lend(self, network: Network, rpc: Rpc, member: Member, swarm: Swarm) -> Worker:
+    def _lend(self, network: Network, rpc: Rpc, papers: Papers, swarm: Swarm) -> Worker:
         def admission(peer: PeerId) -> Member | None:
             """This node is a member to itself: its gateway may call its worker."""
-            shown = member if peer == member.peer else network.admission(peer)
+            shown = papers.member if peer == papers.member.peer else network.admission(peer)
             return shown if isinstance(shown, Member) else None
 
         return Worker(
@@ -242,7 +246,8 @@ class Daemon:
             self._incarnation,
             rpc,
             admission,
-            member.certificate.swarm_id,
+            papers.member.certificate.swarm_id,
+            self._config.region,
             self._models.loaded,
             now=time.time,
             leaders=swarm.leaders,
@@ -261,25 +266,26 @@ class Daemon:
             network,
             rpc,
             now=time.time,
-            orchestrators=self._orchestrators_in,
+            orchestrators=lambda region: orchestrators_in(self._swarm.view, region) if self._swarm else 0,
             others=self._other_issuers,
         )
 
-    def _orchestrators_in(self, region: str) -> int:
-        members = self._swarm.view.members(region) if self._swarm else []
-        return sum(
-            "orchestrator" in known.member.certificate.roles for known in members if known.state != "dead"
-        )
+    def _renewal(
+        self, rpc: Rpc, desk: IssuerDesk, standing: Standing, papers: Papers, passport: Passport
+    ) -> Renewal:
+        def issuers() -> list[PeerId]:
+            """Others first: a node that certifies itself for ever would never hear that it was revoked."""
+            return [*(other.peer for other in self._other_issuers()), self._key.node_id]
 
-    def _other_issuers(self) -> Iterator[PeerAddress]:
-        """Orchestrators that live: most of them may issue, and a ticket that names them outlives this node."""
-        for known in self._swarm.view.members() if self._swarm else ():
-            if (
-                known.state == "alive"
-                and "orchestrator" in known.presence.roles
-                and known.peer != self._key.node_id
-            ):
-                yield PeerAddress(known.peer, known.presence.addresses)
+        def adopt(renewed: Standing) -> None:
+            self._data.save_standing(renewed)
+            passport.adopt(renewed.credential)
+            desk.open(renewed)
+
+        return Renewal(rpc, papers, standing, issuers=issuers, adopt=adopt, now=time.time)
+
+    def _other_issuers(self) -> list[PeerAddress]:
+        return list(other_issuers(self._swarm.view, self._key.node_id)) if self._swarm else []
 
     # ── Serving, and taking leave ────────────────────────────────────────────────────────────────────────────────
 

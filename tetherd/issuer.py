@@ -7,7 +7,7 @@ swarm survives the loss of its founder without anybody having planned it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,11 +15,22 @@ import structlog
 
 from p2p.errors import NOT_ISSUER, OUT_OF_RANGE, ROLE_FORBIDDEN, TICKET_USED, TetherError
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Guest, Invite, Issuer, Ticket, appoint, check_issuer, write_ticket
-from p2p.messages import ENROL, EnrolAnswer, EnrolRequest, Role
+from p2p.membership import (
+    Guest,
+    Invite,
+    Issuer,
+    Member,
+    Ticket,
+    appoint,
+    check_credential,
+    check_issuer,
+    write_ticket,
+)
+from p2p.messages import ENROL, RENEW, EnrolAnswer, EnrolRequest, RenewRequest, Role
 from p2p.rpc import Rpc
 from p2p.transport import PeerAddress, Transport
 from tetherd.data_dir import DataDir, SpentInvites, Standing
+from topics.view import View
 
 PLAIN_ROLES: Final[tuple[Role, ...]] = ("gateway", "worker")
 ORCHESTRATORS_WANTED: Final = 7
@@ -29,6 +40,19 @@ MAX_INVITE_TTL_S: Final = 30 * 86_400.0
 MAX_INVITE_USES: Final = 1_000
 
 _log = structlog.get_logger()
+
+
+def orchestrators_in(view: View, region: str) -> int:
+    """How many of a region's members may lead it, as far as this node knows."""
+    members = view.members(region)
+    return sum("orchestrator" in known.member.certificate.roles for known in members if known.state != "dead")
+
+
+def other_issuers(view: View, own: PeerId) -> Iterator[PeerAddress]:
+    """Orchestrators that live: most of them may issue, and a ticket that names them outlives this node."""
+    for known in view.members():
+        if known.state == "alive" and "orchestrator" in known.presence.roles and known.peer != own:
+            yield PeerAddress(known.peer, known.presence.addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +92,7 @@ def spend(spent: SpentInvites, invite: Invite, node: PeerId) -> SpentInvites:
 
 
 class IssuerDesk:
-    """Serves `enrol` to guests and makes tickets. A node without an issuer certificate answers NOT_ISSUER."""
+    """Serves `enrol` to guests and `renew` to members, and makes tickets; NOT_ISSUER without leave to do so."""
 
     def __init__(
         self,
@@ -88,12 +112,21 @@ class IssuerDesk:
         self._orchestrators = orchestrators
         self._others = others
         self._issuer: Issuer | None = None
+        self._standing: Standing | None = None
         rpc.serve(ENROL, self._enrol, guests=True)
+        rpc.serve(RENEW, self._renew)
 
     def open(self, standing: Standing) -> None:
-        """Begin to issue, if this node's standing lets it."""
-        if standing.issuer:
+        """Begin to issue, if this node's standing lets it; again whenever the standing was renewed."""
+        self._standing = standing
+        self._issuer = None
+        if not standing.issuer:
+            return
+        try:
             check_issuer(standing.issuer, standing.swarm_id, self._now())
+        except TetherError as error:
+            _log.warning("issuer.closed", code=error.code.name, detail=error.detail)
+        else:
             self._issuer = Issuer(self._key, standing.swarm_id, standing.issuer)
 
     def invite(
@@ -139,6 +172,34 @@ class IssuerDesk:
         )
         _log.info("member.enrolled", peer=peer, region=request.region, roles=roles)
         return EnrolAnswer(credential, self._appoint(peer) if "orchestrator" in roles else b"")
+
+    async def _renew(self, peer: PeerId, request: RenewRequest) -> EnrolAnswer:
+        """The same certificate with new dates. The serial stays, and with it the node's rank in its region."""
+        issuer = self._working_issuer()
+        old = self._member(peer).certificate
+        credential = issuer.certify(
+            peer,
+            old.enc_key,
+            old.roles,
+            old.regions,
+            serial=old.serial,
+            now=self._now(),
+            invite=old.invite,
+        )
+        _log.info("member.renewed", peer=peer, regions=old.regions, roles=old.roles)
+        return EnrolAnswer(credential, self._appoint(peer) if "orchestrator" in old.roles else b"")
+
+    def _member(self, peer: PeerId) -> Member:
+        """What the caller proved when it connected, if that still holds. Raises TetherError(ROLE_FORBIDDEN | ...)."""
+        assert self._standing is not None
+        shown = self._transport.admission(peer)
+        if peer == self._key.node_id:
+            credential = self._standing.credential
+        elif isinstance(shown, Member):
+            credential = shown.credential
+        else:
+            raise TetherError(ROLE_FORBIDDEN, "Only a member's certificate is renewed.")
+        return check_credential(credential, self._standing.swarm_id, self._now())
 
     def _appoint(self, peer: PeerId) -> bytes:
         authority = self._data.authority()

@@ -7,7 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from p2p.errors import CERTIFICATE_INVALID, ROLE_FORBIDDEN, UNREACHABLE, USAGE, WRONG_SWARM, TetherError
+from p2p.errors import (
+    CERTIFICATE_EXPIRED,
+    CERTIFICATE_INVALID,
+    ROLE_FORBIDDEN,
+    UNREACHABLE,
+    USAGE,
+    WRONG_SWARM,
+    TetherError,
+)
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import (
     Issuer,
@@ -44,12 +52,24 @@ class Plan:
         return known.swarm_id
 
 
-def plan(standing: Standing | None, ticket: Ticket | None, roles: Sequence[Role]) -> Plan:
-    """Decide. Raises TetherError(WRONG_SWARM) for a ticket of another swarm, USAGE when it cannot found one."""
+def plan(
+    standing: Standing | None, ticket: Ticket | None, region: str, roles: Sequence[Role], *, now: float
+) -> Plan:
+    """Decide: a certificate that holds and covers what is asked comes before a ticket, so a unit file may keep one.
+
+    now: unix seconds. Raises TetherError(WRONG_SWARM) for a ticket of another swarm, USAGE when it cannot found one,
+    and without a ticket what is wrong with the certificate (CERTIFICATE_EXPIRED | ROLE_FORBIDDEN).
+    """
     if standing is not None:
         if ticket is not None and ticket.swarm_id != standing.swarm_id:
             detail = f"The ticket is for swarm {ticket.swarm_id[:8]}, this directory is of {standing.swarm_id[:8]}."
             raise TetherError(WRONG_SWARM, detail, field="ticket")
+        try:
+            check_roles(check_credential(standing.credential, standing.swarm_id, now), region, roles)
+        except TetherError:
+            if ticket is None:
+                raise
+            return Plan(None, ticket)
         return Plan(standing, None)
     if ticket is None and roles and "orchestrator" not in roles:
         detail = (
@@ -57,6 +77,20 @@ def plan(standing: Standing | None, ticket: Ticket | None, roles: Sequence[Role]
         )
         raise TetherError(USAGE, detail, field="roles")
     return Plan(None, ticket)
+
+
+def restored(data: DataDir, key: NodeKey, region: str, *, now: float) -> Standing | None:
+    """The place that this node has; who holds the authority key certifies itself anew when that ran out."""
+    standing = data.standing()
+    if standing is None or data.authority() is None:
+        return standing
+    try:
+        check_credential(standing.credential, standing.swarm_id, now)
+    except TetherError as error:
+        if error.code is not CERTIFICATE_EXPIRED:
+            raise
+        return found(data, key, region, now=now)
+    return standing
 
 
 def found(data: DataDir, key: NodeKey, region: str, *, now: float) -> Standing:

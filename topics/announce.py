@@ -22,7 +22,7 @@ import msgspec
 
 from p2p.errors import ANNOUNCE_INVALID, TetherError
 from p2p.identity import NodeKey, PeerId, public_key_of, verify
-from p2p.membership import CLOCK_SKEW_S, Member, SwarmId, check_credential
+from p2p.membership import CLOCK_SKEW_S, Member, Papers, SwarmId, check_credential
 from p2p.messages import Announcement, Envelope, HealthReport, Heartbeat, Presence
 from p2p.wire import decode, encode
 from topics.bounded import Recent
@@ -96,9 +96,9 @@ def sign(
 class Author:
     """Signs what one node has to say, with a number of its own for each topic."""
 
-    def __init__(self, key: NodeKey, credential: bytes, incarnation: int) -> None:
+    def __init__(self, key: NodeKey, papers: Papers, incarnation: int) -> None:
         self._key = key
-        self._credential = credential
+        self._papers = papers
         self._incarnation = incarnation
         self._last: dict[Topic, int] = {}
 
@@ -110,7 +110,7 @@ class Author:
         envelope = sign(
             self._key, topic, encode(message), incarnation=self._incarnation, seq=seq, ttl_s=ttl_s, now=now
         )
-        return Announcement(envelope, self._credential)
+        return Announcement(envelope, self._papers.credential)
 
 
 class Checker:

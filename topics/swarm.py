@@ -17,7 +17,7 @@ import trio
 
 from p2p.errors import ROLE_FORBIDDEN, TetherError
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Member
+from p2p.membership import Papers
 from p2p.messages import HEALTH, PRESENCE, ROSTER, Ack, Announcement, HealthReport, Role, ServedModel
 from p2p.rpc import Rpc
 from p2p.transport import Network, PeerAddress
@@ -52,7 +52,7 @@ class Swarm:
         network: Network,
         rpc: Rpc,
         key: NodeKey,
-        member: Member,
+        papers: Papers,
         *,
         region: str,
         roles: tuple[Role, ...],
@@ -65,6 +65,7 @@ class Swarm:
     ) -> None:
         """Raises TetherError(FIELD_INVALID | ROLE_FORBIDDEN)."""
         names.check_region(region)
+        member = papers.member
         certificate = member.certificate
         if not roles or not set(roles) <= set(certificate.roles) or region not in certificate.regions:
             raise TetherError(ROLE_FORBIDDEN, "The certificate does not allow these roles in this region.")
@@ -77,7 +78,7 @@ class Swarm:
         self._candidate = "orchestrator" in roles
         self._directory = Directory(member, region, settings, metrics, candidate=self._candidate, now=now)
         self._voice = Voice(
-            key, member, network, self._directory, settings,
+            key, papers, network, self._directory, settings,
             roles=roles, incarnation=incarnation, version=version, health=health, now=now,
         )  # fmt: skip
         parts = self._directory, self._voice

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Final, Literal
 
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Member
+from p2p.membership import Papers
 from p2p.messages import Announcement, HealthReport, Heartbeat, Presence, Role
 from p2p.transport import Transport
 from topics import names
@@ -26,7 +26,7 @@ class Voice:
     def __init__(
         self,
         key: NodeKey,
-        member: Member,
+        papers: Papers,
         transport: Transport,
         directory: Directory,
         settings: SwarmSettings,
@@ -38,7 +38,7 @@ class Voice:
         now: Callable[[], float],
     ) -> None:
         self.state: Willingness = "ready"
-        self._author = Author(key, member.credential, incarnation)
+        self._author = Author(key, papers, incarnation)
         self._transport = transport
         self._directory = directory
         self._settings = settings

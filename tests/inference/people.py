@@ -59,11 +59,11 @@ class Person:
         return self.key.node_id
 
 
-def person(name: str, *roles: Role) -> Person:
+def person(name: str, *roles: Role, region: str = "eu") -> Person:
     key = NodeKey(hashlib.sha256(name.encode()).digest())
     serial = hashlib.sha256(b"serial" + name.encode()).digest()[:16]
     return Person(
-        key, ISSUER.certify(key.node_id, key.sealing_public, roles, ("eu",), serial=serial, now=NOW)
+        key, ISSUER.certify(key.node_id, key.sealing_public, roles, (region,), serial=serial, now=NOW)
     )
 
 
@@ -71,6 +71,8 @@ GATEWAY = person("gateway", "gateway")
 ORCHESTRATOR = person("orchestrator", "orchestrator")
 WORKER = person("worker", "worker")
 OUTSIDER = person("outsider", "worker")
+FOREIGNER = person("foreigner", "gateway", "orchestrator", region="us")
+PEOPLE = (GATEWAY, ORCHESTRATOR, WORKER, OUTSIDER, FOREIGNER)
 
 
 class ScriptedEngine:
@@ -200,6 +202,7 @@ class Town:
     gateway: Rpc
     orchestrator: Rpc
     outsider: Rpc
+    foreigner: Rpc
     leaders: list[PeerId]
     changes: list[int]
 
@@ -231,7 +234,7 @@ class Town:
 async def town(engine: ScriptedEngine | None = None) -> AsyncIterator[Town]:
     world = MemoryNetwork()
     served = engine or ScriptedEngine()
-    nodes = {person.peer: _node(world, person) for person in (GATEWAY, ORCHESTRATOR, WORKER, OUTSIDER)}
+    nodes = {person.peer: _node(world, person) for person in PEOPLE}
     rpcs = {peer: Rpc(node) for peer, node in nodes.items()}
     start_s = trio.current_time()
     metrics, leaders, changes = Counter(), [ORCHESTRATOR.peer], list[int]()
@@ -247,6 +250,7 @@ async def town(engine: ScriptedEngine | None = None) -> AsyncIterator[Town]:
         rpcs[WORKER.peer],
         admission,
         SWARM,
+        "eu",
         {MANIFEST.digest: LoadedModel(MANIFEST, served)},
         now=lambda: NOW + trio.current_time() - start_s,
         leaders=lambda: leaders,
@@ -260,7 +264,7 @@ async def town(engine: ScriptedEngine | None = None) -> AsyncIterator[Town]:
         for peer, node in nodes.items():
             if peer != WORKER.peer:
                 await node.connect(PeerAddress(WORKER.peer, at_worker.addresses()))
-        by_person = (rpcs[GATEWAY.peer], rpcs[ORCHESTRATOR.peer], rpcs[OUTSIDER.peer])
+        by_person = (rpcs[GATEWAY.peer], rpcs[ORCHESTRATOR.peer], rpcs[OUTSIDER.peer], rpcs[FOREIGNER.peer])
         yield Town(served, worker, metrics, *by_person, leaders, changes)
         nursery.cancel_scope.cancel()
 

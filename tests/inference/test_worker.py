@@ -204,7 +204,7 @@ async def test_an_unknown_model_is_not_found(autojump_clock: MockClock) -> None:
 
 async def test_only_orchestrators_reserve_and_only_gateways_ask(autojump_clock: MockClock) -> None:
     async with town() as here:
-        for call in (here.gateway, here.outsider):
+        for call in (here.gateway, here.outsider, here.foreigner):
             with pytest.raises(TetherError) as error:
                 await call.ask(WORKER.peer, RESERVE, reserve(grant_for()), timeout_s=5)
             assert error.value.code is FORBIDDEN

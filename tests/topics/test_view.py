@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from p2p.identity import PeerId
+from p2p.membership import Papers
 from p2p.messages import Presence
 from tests.topics import transcript
 from tests.topics.world import Person, health, here, person
@@ -62,7 +63,7 @@ class ViewPlayer:
         given: dict[str, str] = dict(option.split("=") for option in options if "=" in option)
         known = self._people.get(name) or person(name, regions=("eu", "us"), incarnation=1)
         if "inc" in given:
-            author = Author(known.key, known.member.credential, int(given["inc"]))
+            author = Author(known.key, Papers(known.member), int(given["inc"]))
             known = Person(known.key, known.member, author)
         self._people[name] = known
         self._names[known.peer] = name

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import trio
 
 from p2p.identity import PeerId
-from p2p.membership import admit, member_passport
+from p2p.membership import Papers, admit, member_passport
 from p2p.memory import MemoryNetwork, MemoryNode
 from p2p.messages import ROLES, HealthReport, Role, ServedModel
 from p2p.rpc import Rpc
@@ -102,7 +102,7 @@ class Town:
             return health(who.peer, model_cache=serves, load=node.load)
 
         swarm = Swarm(
-            network, rpc, who.key, who.member, region=region, roles=roles, incarnation=self._lives[name],
+            network, rpc, who.key, Papers(who.member), region=region, roles=roles, incarnation=self._lives[name],
             settings=self._settings, health=report, metrics=counts, now=self.now,
         )  # fmt: skip
         node = Node(who, network, rpc, swarm, counts, trio.CancelScope())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Issuer, Member, appoint, check_credential, swarm_id_of
+from p2p.membership import Issuer, Member, Papers, appoint, check_credential, swarm_id_of
 from p2p.messages import ROLES, Announcement, HealthReport, Heartbeat, Presence, Role, ServedModel
 from topics.announce import Author
 from topics.names import Topic, presence
@@ -61,7 +61,7 @@ def person(
     drawn = serial_of(name) if serial is None else serial
     credential = issuer.certify(key.node_id, key.sealing_public, roles, regions, serial=drawn, now=now)
     member = check_credential(credential, issuer.swarm_id, now)
-    return Person(key, member, Author(key, credential, incarnation))
+    return Person(key, member, Author(key, Papers(member), incarnation))
 
 
 def here(region: str = "eu", roles: tuple[Role, ...] = ("orchestrator",), **changes: object) -> Presence:

@@ -12,7 +12,7 @@ from opentelemetry import trace
 
 from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, TetherError
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Member
+from p2p.membership import Member, Papers
 from p2p.messages import PLACE, RENEW_LEASE, SETTLE, Ack, Placement, PlacementRequest, Settlement
 from p2p.rpc import Rpc
 from p2p.traceparent import context_of
@@ -38,7 +38,7 @@ class Orchestrator:
     def __init__(
         self,
         key: NodeKey,
-        member: Member,
+        papers: Papers,
         swarm: SwarmView,
         transport: Transport,
         rpc: Rpc,
@@ -48,7 +48,7 @@ class Orchestrator:
         draw: Callable[[], bytes] = lambda: os.urandom(16),
         metrics: OrchestratorMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
     ) -> None:
-        self._member = member
+        self._papers = papers
         self._swarm = swarm
         self._transport = transport
         self._rpc = rpc
@@ -57,9 +57,9 @@ class Orchestrator:
         self._metrics = metrics
         workforce = Workforce(swarm)
         self._placements = Placements(
-            key, member, swarm, transport, rpc, store, workforce, now=now, draw=draw, metrics=metrics
+            key, papers, swarm, transport, rpc, store, workforce, now=now, draw=draw, metrics=metrics
         )
-        self._settlements = Settlements(member.peer, swarm, store, workforce, now=now, metrics=metrics)
+        self._settlements = Settlements(papers.member.peer, swarm, store, workforce, now=now, metrics=metrics)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -101,12 +101,14 @@ class Orchestrator:
 
     def _check_leads(self) -> None:
         """Two nodes may lead for a moment, for the ledger fences jobs; one that knows better says so."""
-        if self._member.peer not in self._swarm.leaders():
+        if self._papers.member.peer not in self._swarm.leaders():
             detail = f"This node does not lead region {self._swarm.region}: ask another one."
             raise TetherError(NO_ORCHESTRATOR, detail)
 
     def _check_is_gateway(self, caller: PeerId) -> None:
-        shown = self._member if caller == self._member.peer else self._transport.admission(caller)
+        shown = (
+            self._papers.member if caller == self._papers.member.peer else self._transport.admission(caller)
+        )
         if not isinstance(shown, Member) or "gateway" not in shown.certificate.roles:
             raise TetherError(FORBIDDEN, "Only a node with the role gateway may ask this of an orchestrator.")
 

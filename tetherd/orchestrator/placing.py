@@ -23,7 +23,7 @@ from p2p.errors import (
     TetherError,
 )
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Member
+from p2p.membership import Papers
 from p2p.messages import (
     RELEASE,
     RESERVE,
@@ -66,7 +66,7 @@ class Placements:
     def __init__(
         self,
         key: NodeKey,
-        member: Member,
+        papers: Papers,
         swarm: SwarmView,
         transport: Transport,
         rpc: Rpc,
@@ -78,7 +78,7 @@ class Placements:
         metrics: OrchestratorMetrics,
     ) -> None:
         self._key = key
-        self._member = member
+        self._papers = papers
         self._swarm = swarm
         self._transport = transport
         self._rpc = rpc
@@ -246,4 +246,4 @@ class Placements:
 
     def _sign(self, grant: Grant) -> SignedGrant:
         body = encode(grant)
-        return SignedGrant(body, self._key.sign("grant", body), self._member.credential)
+        return SignedGrant(body, self._key.sign("grant", body), self._papers.credential)

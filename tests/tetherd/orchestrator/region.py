@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from p2p.errors import TetherError
 from p2p.identity import PeerId
 from p2p.job_id import job_id
-from p2p.membership import admit, member_passport
+from p2p.membership import Papers, admit, member_passport
 from p2p.memory import MemoryNetwork, MemoryNode
 from p2p.messages import (
     PLACE,
@@ -250,7 +250,7 @@ async def region(
         store, counts = MemoryStore(), Counts()
         orchestrator = Orchestrator(
             leader.person.key,
-            leader.person.member,
+            Papers(leader.person.member),
             swarm,
             leader.network,
             leader.rpc,
