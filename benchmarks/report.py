@@ -17,7 +17,10 @@ OUT: Final = Path(__file__).parent / "out"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measure. reach: what is expected, holds: whether it is; ratio: ours to the peer's, run by run, the median."""
+    """One measure. reach: what is expected, holds: whether it is; ratio: ours to the peer's, run by run, the median.
+
+    Where floor is given, it is what has to hold, reach is the aim beyond it, and reached says whether that was met too.
+    """
 
     measure: str
     unit: str
@@ -28,6 +31,8 @@ class Row:
     reach: str
     holds: bool | None
     runs: int
+    floor: str = ""
+    reached: bool | None = None
 
 
 def row(
@@ -62,8 +67,10 @@ def publish(name: str, rows: Sequence[Row]) -> None:
         f"\n{name}: {machine['cpu']}, {machine['cores']} cores, "
         f"load {machine['load']:.1f}, Python {machine['python']}\n"
     )
-    headings = ("measure", "ours", "peer", "ratio", "expected", "holds", "runs")
-    lines = [headings, *(_cells(item) for item in rows)]
+    floors = any(item.floor for item in rows)
+    expected = ("floor", "holds", "aim", "met") if floors else ("expected", "holds")
+    headings = ("measure", "ours", "peer", "ratio", *expected, "runs")
+    lines = [headings, *(_cells(item, floors=floors) for item in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
     for index, line in enumerate(lines):
         print("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |")
@@ -79,19 +86,17 @@ def say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def _cells(item: Row) -> tuple[str, ...]:
+def _cells(item: Row, *, floors: bool) -> tuple[str, ...]:
     peer = f"{item.peer:.2f} ({item.peerName})" if item.peer is not None else "-"
-    holds = {True: "yes", False: "NO", None: "-"}[item.holds]
     ratio = f"{item.ratio:.2f}x" if item.ratio is not None else "-"
-    return (
-        item.measure,
-        f"{item.ours:.2f} {item.unit}",
-        peer,
-        ratio,
-        item.reach or "-",
-        holds,
-        str(item.runs),
-    )
+    expected: tuple[str, ...] = (item.reach or "-", _verdict(item.holds))
+    if floors:
+        expected = (item.floor or "-", _verdict(item.holds), item.reach or "-", _verdict(item.reached))
+    return (item.measure, f"{item.ours:.2f} {item.unit}", peer, ratio, *expected, str(item.runs))
+
+
+def _verdict(holds: bool | None) -> str:
+    return {True: "yes", False: "NO", None: "-"}[holds]
 
 
 def _machine() -> dict[str, Any]:
