@@ -63,6 +63,12 @@ install_system_packages() {
     command -v gcc >/dev/null || packages+=(gcc libc6-dev)
     command -v g++ >/dev/null || packages+=(g++)
     has_header "$python" gmp.h || packages+=(libgmp-dev) # libp2p's fastecdsa compiles against it
+    # The tests of NAT make network namespaces, which needs root; without it, or without these, they skip and say so.
+    if ((EUID == 0)) && command -v apt-get >/dev/null; then
+        command -v ip >/dev/null || packages+=(iproute2)
+        command -v nft >/dev/null || packages+=(nftables)
+        command -v miniupnpd >/dev/null || packages+=(miniupnpd-nftables)
+    fi
     ((${#packages[@]})) || return 0
 
     if ! command -v apt-get >/dev/null; then

@@ -1,0 +1,152 @@
+"""A node as a process of its own, for namespaces: `python -m tests.net.node OPTIONS`, led by JSON lines.
+
+OPTIONS is an `Options` as JSON. An order is {"id", "op", …}, its answer {"id", …} or {"id", "error", "detail"};
+what happens by itself is {"event", …}. Orders run beside each other. The node ends with its stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from p2p.errors import TetherError
+from p2p.host import HostSettings, open_host
+from p2p.host.host import Host
+from p2p.identity import PeerId
+from p2p.messages import Message, Method
+from p2p.rpc import Rpc, ServerCall
+from p2p.transport import PeerAddress
+from tests.net.internet import PORT
+from tests.swarms import make_swarm
+
+MADE_AT: Final = 1_700_000_000.0
+"""All processes of a test make the same swarm, and admit as if it were that moment."""
+LINE_BYTES: Final = 65_536
+
+
+class Options(msgspec.Struct, frozen=True):
+    """number: of the node in a swarm of count; settings: fields of HostSettings."""
+
+    number: int
+    count: int = 8
+    swarm: str = "net"
+    listen: tuple[str, ...] = (f"/ip4/0.0.0.0/tcp/{PORT}",)
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Count(Message, frozen=True):
+    """How many numbers to send, at which interval, each with so many bytes beside it."""
+
+    numbers: int
+    interval_s: float
+    padding_bytes: int = 0
+
+
+class Number(Message, frozen=True):
+    number: int
+    padding: bytes = b""
+
+
+COUNT: Final = Method("count", Count, Number, priority=1)
+Order = dict[str, Any]
+
+
+class Node:
+    """The orders are its methods: `op_` and their name."""
+
+    def __init__(self, host: Host, rpc: Rpc) -> None:
+        self.host = host
+        self.rpc = rpc
+        self.counted: dict[str, int] = {}
+        self._news = trio.lowlevel.ParkingLot()
+        host.watch(lambda peer, up: say(event="peer", peer=peer, up=up))
+        rpc.serve_stream(COUNT, self._count)
+
+    async def _count(self, call: ServerCall[Count, Number]) -> None:
+        asked = call.request
+        for number in range(asked.numbers):
+            await call.send(Number(number, bytes(asked.padding_bytes)))
+            await trio.sleep(asked.interval_s)
+
+    async def op_addresses(self) -> Order:
+        return {"peer": self.host.peer_id, "addresses": self.host.addresses()}
+
+    async def op_connect(self, peer: str, addresses: list[str]) -> Order:
+        began = trio.current_time()
+        await self.host.connect(PeerAddress(PeerId(peer), tuple(addresses)))
+        return {"took_s": trio.current_time() - began}
+
+    async def op_disconnect(self, peer: str) -> Order:
+        await self.host.disconnect(PeerId(peer))
+        return {}
+
+    async def op_peers(self) -> Order:
+        return {"peers": sorted(self.host.peers())}
+
+    async def op_count(self, peer: str, numbers: int, interval_s: float, padding_bytes: int = 0) -> Order:
+        """Have the peer count; what came, whether each number came once and in order, and the longest silence."""
+        last, longest_s, ordered = trio.current_time(), 0.0, True
+        self.counted[peer] = 0
+        async with self.rpc.stream(PeerId(peer), COUNT, Count(numbers, interval_s, padding_bytes)) as answers:
+            async for answer in answers:
+                ordered &= answer.number == self.counted[peer] and len(answer.padding) == padding_bytes
+                self.counted[peer] += 1
+                self._news.unpark_all()
+                longest_s = max(longest_s, trio.current_time() - last)
+                last = trio.current_time()
+        return {"numbers": self.counted[peer], "ordered": ordered, "longest_s": longest_s}
+
+    async def op_counted(self, peer: str, numbers: int) -> Order:
+        """Wait until the count of `op_count` is so far."""
+        while self.counted.get(peer, 0) < numbers:
+            await self._news.park()
+        return {}
+
+
+def say(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+async def obey(node: Node, order: Order) -> None:
+    number, name = order.pop("id"), order.pop("op")
+    do: Callable[..., Awaitable[Order]] = getattr(node, f"op_{name}")
+    try:
+        say(id=number, **await do(**order))
+    except TetherError as error:
+        say(id=number, error=error.code.name, detail=error.detail)
+
+
+async def main(options: Options) -> None:
+    swarm = make_swarm(options.count, name=options.swarm, now=MADE_AT)
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        host = await stack.enter_async_context(
+            open_host(
+                swarm.keys[options.number],
+                listen=options.listen,
+                swarm_id=swarm.swarm_id,
+                passport=lambda: swarm.passport(options.number),
+                admit=swarm.admit,
+                settings=HostSettings(**options.settings),
+            )
+        )
+        rpc = Rpc(host)
+        await nursery.start(rpc.run)
+        node = Node(host, rpc)
+        say(event="ready", **await node.op_addresses())
+        stdin = trio.lowlevel.FdStream(0)
+        rest = b""
+        while read := await stdin.receive_some(LINE_BYTES):
+            *lines, rest = (rest + read).split(b"\n")
+            for line in lines:
+                nursery.start_soon(obey, node, json.loads(line))
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, msgspec.json.decode(sys.argv[1], type=Options))
