@@ -33,6 +33,8 @@ from tetherd.gateway.absent import NoGateway
 from tetherd.gateway.answer import ModelSummary
 from tetherd.gateway.gateway import Gateway
 from tetherd.gateway.models import summarize
+from tetherd.gateway.replay import Replays
+from tetherd.gateway.secrets import local_secret
 from tetherd.http.app import HttpSettings, build_app
 from tetherd.http.serve import serve, serve_unix
 from tetherd.issuer import IssuerDesk, orchestrators_in, other_issuers
@@ -226,7 +228,10 @@ class Daemon:
             await parts.start(orchestrator.run)
         if "gateway" in roles:
             swarm_id = papers.member.certificate.swarm_id
-            self._gateway = Gateway(self._key, swarm_id, network, rpc, swarm, metrics=self._metrics.gateway)
+            replays = Replays(self._data.replays, local_secret(self._key), now=time.time)
+            self._gateway = Gateway(
+                self._key, swarm_id, network, rpc, swarm, replays, metrics=self._metrics.gateway
+            )
             await parts.start(self._gateway.run)
         if "worker" in roles:
             await self._models.wait()

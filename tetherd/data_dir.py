@@ -69,6 +69,10 @@ class DataDir:
     def ledger(self) -> Path:
         return self.root / "ledger.db"
 
+    @property
+    def replays(self) -> Path:
+        return self.root / "replays"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold tetherd.pid for as long as the daemon runs. Raises DATA_DIR_BUSY if another one does."""

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -31,12 +32,21 @@ from tetherd.gateway.exchange import Exchange, Order, Parts
 from tetherd.gateway.models import choose, summarize
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
+from tetherd.gateway.replay import Replays
 from tetherd.gateway.secrets import drawn_seed, local_secret, mac_key
 from tetherd.gateway.settings import GatewaySettings
 from tetherd.gateway.settling import Settler
 
 RETRY_S: Final = 1.0
 """What a repeated request that is still being answered is told to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    job: bytes
+    retry_token: str
+    content: SealedInput
+    request_mac: bytes
 
 
 class Gateway:
@@ -49,6 +59,7 @@ class Gateway:
         transport: Transport,
         rpc: Rpc,
         swarm: Swarm,
+        replays: Replays,
         *,
         metrics: GatewayMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
         settings: GatewaySettings = GatewaySettings(),  # noqa: B008 it is frozen
@@ -56,6 +67,7 @@ class Gateway:
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._swarm = swarm
+        self._replays = replays
         self._settings = settings
         self._now = now
         self._secret = local_secret(key)
@@ -79,6 +91,7 @@ class Gateway:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own what outlives single requests, settlements above all, until cancelled."""
+        await self._replays.open()
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
@@ -102,17 +115,32 @@ class Gateway:
     @asynccontextmanager
     async def submit(self, submission: Submission) -> AsyncIterator[Answer]:
         """Raises TetherError, at once for what this gateway knows by itself: an unknown model, a key in use."""
-        order = self._order(submission)
+        if self._draining:
+            raise TetherError(DRAINING, "This node takes no new requests.", retry_after_s=RETRY_S)
+        asked = self._identify(submission)
+        with self._in_flight(asked):
+            if not submission.idempotency_key:
+                async with self._exchange(self._order(submission, asked)) as answer:
+                    yield answer
+            elif replayed := await self._replays.find(asked.job, asked.request_mac, submission.model):
+                self._parts.metrics.request_started()
+                self._parts.metrics.request_ended("replayed")
+                yield replayed
+            else:
+                async with self._exchange(self._order(submission, asked)) as answer:
+                    yield self._replays.record(answer, asked.request_mac, submission.model)
+
+    @asynccontextmanager
+    async def _exchange(self, order: Order) -> AsyncIterator[Answer]:
         failure: TetherError | None = None
-        with self._in_flight(order):
-            async with trio.open_nursery() as nursery:
-                exchange = Exchange(order, self._parts)
-                nursery.start_soon(exchange.run)
-                try:
-                    yield exchange
-                except TetherError as error:
-                    failure = error  # a nursery would wrap it in a group
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            exchange = Exchange(order, self._parts)
+            nursery.start_soon(exchange.run)
+            try:
+                yield exchange
+            except TetherError as error:
+                failure = error  # a nursery would wrap it in a group
+            nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
@@ -134,10 +162,8 @@ class Gateway:
 
     # ── How ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _order(self, submission: Submission) -> Order:
-        if self._draining:
-            raise TetherError(DRAINING, "This node takes no new requests.", retry_after_s=RETRY_S)
-        model = choose(self.served(), submission.model, self._swarm.region)
+    def _identify(self, submission: Submission) -> _Asked:
+        """What makes a request this one: the same key and body give the same job, content and MAC."""
         retry_token = submission.idempotency_key or uuid.uuid4().hex
         job = job_id(submission.tenant, retry_token)
         sampling = submission.sampling
@@ -150,7 +176,11 @@ class Gateway:
             sampling=sampling,
             max_tokens=submission.max_tokens,
         )
-        size, limit = len(encode(content)), self._settings.max_input_bytes
+        return _Asked(job, retry_token, content, request_mac(content.mac_key, content))
+
+    def _order(self, submission: Submission, asked: _Asked) -> Order:
+        model = choose(self.served(), submission.model, self._swarm.region)
+        size, limit = len(encode(asked.content)), self._settings.max_input_bytes
         if size > limit:
             raise TetherError(
                 BODY_TOO_LARGE,
@@ -159,23 +189,23 @@ class Gateway:
             )
         most = self._settings.max_tokens
         return Order(
-            job=job,
+            job=asked.job,
             tenant=submission.tenant,
-            retry_token=retry_token,
+            retry_token=asked.retry_token,
             model=model,
-            content=content,
-            request_mac=request_mac(content.mac_key, content),
-            max_prompt_tokens=min(_bound(content, self._settings.tokens_per_message), most),
+            content=asked.content,
+            request_mac=asked.request_mac,
+            max_prompt_tokens=min(_bound(asked.content, self._settings.tokens_per_message), most),
             max_tokens=min(submission.max_tokens or model.context_tokens, most),
             traceparent=submission.traceparent,
             created=self._now(),
         )
 
     @contextmanager
-    def _in_flight(self, order: Order) -> Iterator[None]:
+    def _in_flight(self, asked: _Asked) -> Iterator[None]:
         """One answer a job at a time. Raises TetherError(IN_FLIGHT | RETRY_TOKEN_CONFLICT)."""
-        other = self._running.get(order.job)
-        if other is not None and other != order.request_mac:
+        other = self._running.get(asked.job)
+        if other is not None and other != asked.request_mac:
             raise TetherError(
                 RETRY_TOKEN_CONFLICT,
                 "The Idempotency-Key belongs to another request that is being answered.",
@@ -185,11 +215,11 @@ class Gateway:
             raise TetherError(
                 IN_FLIGHT, "This request is being answered.", field="Idempotency-Key", retry_after_s=RETRY_S
             )
-        self._running[order.job] = order.request_mac
+        self._running[asked.job] = asked.request_mac
         try:
             yield
         finally:
-            del self._running[order.job]
+            del self._running[asked.job]
             self._look_idle()
 
     def _settle(self, settlement: Settlement, leader: PeerId, spare: Mapping[PeerId, int]) -> None:

@@ -10,6 +10,7 @@ from p2p.identity import NodeKey
 _PERSON_TENANT: Final = b"tether-tenant"
 _PERSON_MAC: Final = b"tether-mac"
 _PERSON_SEED: Final = b"tether-seed"
+_PERSON_REPLAY: Final = b"tether-replay"
 
 
 def local_secret(key: NodeKey) -> bytes:
@@ -25,6 +26,11 @@ def mac_key(secret: bytes, job: bytes) -> bytes:
 def drawn_seed(secret: bytes, job: bytes) -> int:
     """A seed below 2**63 for a request that brought none: random as its job is, and the same when it is repeated."""
     return int.from_bytes(_derive(job, secret, _PERSON_SEED)[:8], "little") >> 1
+
+
+def replay_key(secret: bytes, job: bytes) -> bytes:
+    """The key under which one finished answer is kept, 32 bytes."""
+    return _derive(job, secret, _PERSON_REPLAY)
 
 
 def _derive(data: bytes, secret: bytes, person: bytes) -> bytes:

@@ -36,7 +36,7 @@ def claim(stored: JobRecord | None, wanted: JobRecord, attempt: AttemptRecord, n
         number = wanted.attempt + 1
         first = replace(attempt, attempt=number)
         return replace(wanted, attempt=number, state="running", cause="", attempts=(first,))
-    if stored.request_mac not in (wanted.request_mac, b""):
+    if stored.request_mac not in (wanted.request_mac, b"") or stored.model not in (wanted.model, ""):
         raise TetherError(RETRY_TOKEN_CONFLICT, "This Idempotency-Key was used for another request.")
     if stored.state != "running":
         raise TetherError(RESULT_GONE, f"This job has ended: {stored.state}.")

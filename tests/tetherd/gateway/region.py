@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 from msgspec.structs import replace
@@ -49,6 +51,7 @@ from tests.topics.world import NOW, SWARM, TINY, Person, health, person
 from tetherd.gateway.answer import Answer, Delta, End, Submission
 from tetherd.gateway.gateway import Gateway
 from tetherd.gateway.ports import Hop
+from tetherd.gateway.replay import Replays
 from tetherd.gateway.settings import GatewaySettings
 
 ANSWER = tuple(range(100, 110))
@@ -303,46 +306,50 @@ class Region:
 
 
 @asynccontextmanager
-async def region(*, leaders: int = 1, workers: int = 2, **settings: float) -> AsyncIterator[Region]:
-    """A running region; the gateway is connected to nobody yet."""
+async def region(
+    *, leaders: int = 1, workers: int = 2, now: Callable[[], float] = lambda: NOW, **settings: float
+) -> AsyncIterator[Region]:
+    """A running region; the gateway is connected to nobody yet, and keeps its replays in a folder that goes."""
     world = MemoryNetwork()
-    async with trio.open_nursery() as nursery:
+    with TemporaryDirectory() as folder:
+        async with trio.open_nursery() as nursery:
 
-        async def start(name: str, *roles: Role) -> Node:
-            who = person(name, roles=roles)
-            passport = member_passport(who.member.credential)
-            network = world.node(
-                who.peer, lambda: passport, lambda shown, peer: admit(shown, peer, SWARM, NOW)
-            )
-            node = Node(who, network, Rpc(network))
-            await nursery.start(node.rpc.run)
-            return node
+            async def start(name: str, *roles: Role) -> Node:
+                who = person(name, roles=roles)
+                passport = member_passport(who.member.credential)
+                network = world.node(
+                    who.peer, lambda: passport, lambda shown, peer: admit(shown, peer, SWARM, NOW)
+                )
+                node = Node(who, network, Rpc(network))
+                await nursery.start(node.rpc.run)
+                return node
 
-        at_gateway = await start("gateway", "gateway")
-        serving = [ScriptedWorker(await start(f"worker {number}", "worker")) for number in range(workers)]
-        leading = [
-            ScriptedLeader(await start(f"leader {number}", "orchestrator"), serving)
-            for number in range(leaders)
-        ]
-        for one in (*serving, *leading):
-            one.serve()
-        known = [
-            KnownWorker(
-                one.node.peer,
-                Presence("eu", ("worker",), one.node.network.addresses(), health=health(one.node.peer)),
-            )
-            for one in serving
-        ]
-        addresses = {one.node.peer: one.node.network.addresses() for one in leading}
-        swarm = FakeSwarm("eu", [one.node.peer for one in leading], known, addresses)
-        counts = Counts()
-        gateway = Gateway(
-            at_gateway.person.key, SWARM, at_gateway.network, at_gateway.rpc, swarm, metrics=counts,
-            settings=replace_settings(**settings), now=lambda: NOW, draw=lambda: 0.5,
-        )  # fmt: skip
-        await nursery.start(gateway.run)
-        yield Region(world, gateway, at_gateway, swarm, leading, serving, counts)
-        nursery.cancel_scope.cancel()
+            at_gateway = await start("gateway", "gateway")
+            serving = [ScriptedWorker(await start(f"worker {number}", "worker")) for number in range(workers)]
+            leading = [
+                ScriptedLeader(await start(f"leader {number}", "orchestrator"), serving)
+                for number in range(leaders)
+            ]
+            for one in (*serving, *leading):
+                one.serve()
+            known = [
+                KnownWorker(
+                    one.node.peer,
+                    Presence("eu", ("worker",), one.node.network.addresses(), health=health(one.node.peer)),
+                )
+                for one in serving
+            ]
+            addresses = {one.node.peer: one.node.network.addresses() for one in leading}
+            swarm = FakeSwarm("eu", [one.node.peer for one in leading], known, addresses)
+            counts = Counts()
+            replays = Replays(Path(folder), b"s" * 32, now=now)
+            gateway = Gateway(
+                at_gateway.person.key, SWARM, at_gateway.network, at_gateway.rpc, swarm, replays, metrics=counts,
+                settings=replace_settings(**settings), now=now, draw=lambda: 0.5,
+            )  # fmt: skip
+            await nursery.start(gateway.run)
+            yield Region(world, gateway, at_gateway, swarm, leading, serving, counts)
+            nursery.cancel_scope.cancel()
 
 
 def replace_settings(**settings: float) -> GatewaySettings:

@@ -20,7 +20,7 @@ from p2p.errors import (
 )
 from p2p.identity import public_key_of, verify
 from p2p.job_id import job_id
-from p2p.messages import ChatMessage, Receipt
+from p2p.messages import ChatMessage, PlacementRequest, Receipt, SealedInput
 from p2p.wire import decode
 from tests.tetherd.gateway.region import ANSWER, QUESTION, TEXT, read, region
 from tetherd.gateway.answer import Delta, End
@@ -66,15 +66,18 @@ async def test_nothing_of_the_prompt_is_in_what_the_orchestrator_and_the_wire_se
 async def test_the_same_key_gives_the_same_job_mac_and_seed_and_another_key_others(
     autojump_clock: MockClock,
 ) -> None:
-    async with region() as here:
-        for key in ("one", "one", "two"):
+    asked, inputs = list[PlacementRequest](), list[SealedInput]()
+    for key in ("one", "one", "two"):
+        async with region() as here:
             await here.answer(replaced(QUESTION, idempotency_key=key))
-        first, again, other = here.leader.asked
-        assert first.job == again.job == job_id("local", "one")
-        assert first.request_mac == again.request_mac
-        assert {first.request_mac, first.job} & {other.request_mac, other.job} == set()
-        seeds = [sent.sampling.seed for sent in here.workers[0].inputs]
-        assert seeds[0] == seeds[1] != seeds[2]
+            asked += here.leader.asked
+            inputs += here.workers[0].inputs
+    first, again, other = asked
+    assert first.job == again.job == job_id("local", "one")
+    assert first.request_mac == again.request_mac
+    assert {first.request_mac, first.job} & {other.request_mac, other.job} == set()
+    seeds = [sent.sampling.seed for sent in inputs]
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 async def test_a_client_that_leaves_ends_the_call_and_the_job(autojump_clock: MockClock) -> None:

@@ -57,6 +57,13 @@ async def test_the_same_gateway_claims_the_next_attempt_and_the_last_one_is_clos
     assert await store.get(row.job) == row
 
 
+async def test_another_model_under_the_same_token_is_another_request(store: Store) -> None:
+    await store.claim(job(), attempt(), now=100.0)
+    with pytest.raises(TetherError) as caught:
+        await store.claim(job(model="other", attempt=1), attempt(TWO, b"g2"), now=105.0)
+    assert caught.value.code is RETRY_TOKEN_CONFLICT
+
+
 async def test_an_attempt_is_above_all_that_the_gateway_knows_of_even_in_a_young_ledger(store: Store) -> None:
     assert (await store.claim(job(attempt=3), attempt(), now=100.0)).attempt == 4
     assert (await store.claim(job(attempt=7), attempt(), now=100.0)).attempt == 8

@@ -1,0 +1,220 @@
+"""Finished answers, kept for a while for those who ask again under the same Idempotency-Key.
+
+A client that lost its answer on the way gets the very same one, and nothing is computed or billed twice. An answer is
+sealed at rest with a key of its own that only this node can derive; after an hour, or when 64 MiB are full, the oldest
+go, and the ledger answers RESULT_GONE. Answers to requests without a key are never kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+import trio
+from nacl.exceptions import CryptoError
+from nacl.secret import SecretBox
+
+from p2p.errors import RETRY_TOKEN_CONFLICT, TetherError
+from p2p.identity import PeerId
+from p2p.messages import Message, Usage
+from p2p.wire import decode, encode
+from tetherd.gateway.answer import Answer, AttemptSummary, Delta, End, Started
+from tetherd.gateway.secrets import replay_key
+
+KEPT_S: Final = 3_600.0
+"""Longer than any client goes on trying."""
+KEPT_BYTES: Final = 64 << 20
+"""Of all answers: some ten thousand of a few pages."""
+MAX_ANSWER_BYTES: Final = 4 << 20
+"""Of one: longer than any model's context; what is longer is not kept."""
+
+_log: Final = structlog.get_logger()
+
+
+class Kept(Message, frozen=True):
+    """An answer as it went out. texts: as it was cut into pieces, so that a stream repeats byte for byte."""
+
+    request_mac: bytes
+    asked_model: str
+    model: str
+    version: str
+    worker: PeerId
+    region: str
+    prompt_tokens: int
+    created: float
+    texts: tuple[str, ...]
+    finish: Literal["stop", "length"]
+    usage: Usage
+    attempts: tuple[tuple[PeerId, str, int, str], ...]
+
+
+class Replayed:
+    """Implements `Answer` from memory."""
+
+    def __init__(self, job: bytes, kept: Kept) -> None:
+        self._started = Started(
+            job, kept.model, kept.version, kept.worker, kept.region, kept.prompt_tokens, kept.created
+        )
+        attempts = tuple(AttemptSummary(*one) for one in kept.attempts)
+        self._items: list[Delta | End] = [Delta(text) for text in kept.texts]
+        self._items.append(End(kept.finish, kept.usage, attempts))
+
+    async def started(self) -> Started:
+        await trio.lowlevel.checkpoint()
+        return self._started
+
+    async def __aiter__(self) -> AsyncIterator[Delta | End]:
+        for item in self._items:
+            await trio.lowlevel.checkpoint()
+            yield item
+
+
+class Recording:
+    """Implements `Answer`: passes another one through, and keeps it before its end is told."""
+
+    def __init__(
+        self, answer: Answer, keep: Callable[[Started, tuple[str, ...], End], Awaitable[None]]
+    ) -> None:
+        self._answer = answer
+        self._keep = keep
+
+    async def started(self) -> Started:
+        return await self._answer.started()
+
+    async def __aiter__(self) -> AsyncIterator[Delta | End]:
+        texts: list[str] = []
+        size_bytes = 0
+        async for item in self._answer:
+            match item:
+                case Delta(text):
+                    size_bytes += len(text) * 4
+                    if size_bytes <= MAX_ANSWER_BYTES:
+                        texts.append(text)
+                case End() if size_bytes <= MAX_ANSWER_BYTES:
+                    await self._keep(await self._answer.started(), tuple(texts), item)
+            yield item
+
+
+class Replays:
+    """The kept answers of one gateway, a file each. now: unix seconds. `open` before anything else."""
+
+    def __init__(self, folder: Path, secret: bytes, *, now: Callable[[], float]) -> None:
+        self._folder = folder
+        self._secret = secret
+        self._now = now
+        self._sizes: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
+        self._total_bytes = 0
+
+    async def open(self) -> None:
+        """Find what an earlier life of this node kept."""
+        for job, at, size_bytes in await trio.to_thread.run_sync(_found, self._folder):
+            self._note(job, at, size_bytes)
+        await self._forget()
+
+    async def find(self, job: bytes, request_mac: bytes, model: str) -> Replayed | None:
+        """The answer to this very request. Raises TetherError(RETRY_TOKEN_CONFLICT) if the key was another's."""
+        if job not in self._sizes:
+            return None
+        await self._forget()
+        sealed = await trio.to_thread.run_sync(_read, self._path(job))
+        if sealed is None:
+            return None
+        try:
+            kept = decode(SecretBox(replay_key(self._secret, job)).decrypt(sealed), Kept)
+        except (CryptoError, TetherError, ValueError):
+            _log.warning("replay.damaged", job=job.hex())
+            return None
+        if (kept.request_mac, kept.asked_model) != (request_mac, model):
+            detail = "This Idempotency-Key was used for another request."
+            raise TetherError(RETRY_TOKEN_CONFLICT, detail, field="Idempotency-Key")
+        return Replayed(job, kept)
+
+    def record(self, answer: Answer, request_mac: bytes, model: str) -> Answer:
+        """The same answer, kept once it is whole."""
+        return Recording(answer, partial(self._keep, request_mac, model))
+
+    async def _keep(
+        self, request_mac: bytes, model: str, started: Started, texts: tuple[str, ...], end: End
+    ) -> None:
+        kept = Kept(
+            request_mac=request_mac,
+            asked_model=model,
+            model=started.model,
+            version=started.version,
+            worker=started.worker,
+            region=started.region,
+            prompt_tokens=started.prompt_tokens,
+            created=started.created,
+            texts=texts,
+            finish=end.finish,
+            usage=end.usage,
+            attempts=tuple((one.worker, one.region, one.tokens, one.cause) for one in end.attempts),
+        )
+        job = started.job
+        sealed = bytes(SecretBox(replay_key(self._secret, job)).encrypt(encode(kept)))
+        try:
+            await trio.to_thread.run_sync(_write, self._path(job), sealed)
+        except OSError as error:
+            _log.warning("replay.not_kept", job=job.hex(), cause=error.strerror)
+            return
+        self._note(job, self._now(), len(sealed))
+        await self._forget()
+
+    def _note(self, job: bytes, at: float, size_bytes: int) -> None:
+        _, before = self._sizes.pop(job, (0.0, 0))
+        self._sizes[job] = (at, size_bytes)
+        self._total_bytes += size_bytes - before
+
+    async def _forget(self) -> None:
+        """Drop the oldest while they are too old or too many."""
+        gone: list[Path] = []
+        oldest = self._now() - KEPT_S
+        while self._sizes:
+            job, (at, size_bytes) = next(iter(self._sizes.items()))
+            if at >= oldest and self._total_bytes <= KEPT_BYTES:
+                break
+            del self._sizes[job]
+            self._total_bytes -= size_bytes
+            gone.append(self._path(job))
+        if gone:
+            await trio.to_thread.run_sync(_remove, gone)
+
+    def _path(self, job: bytes) -> Path:
+        return self._folder / job.hex()
+
+
+def _found(folder: Path) -> list[tuple[bytes, float, int]]:
+    """The files there, oldest first: job, unix seconds, bytes. What no answer of ours is named is left alone."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found: list[tuple[bytes, float, int]] = []
+    for path in folder.iterdir():
+        if path.suffix == ".new":
+            path.unlink(missing_ok=True)
+        elif len(path.name) == 64 and all(digit in "0123456789abcdef" for digit in path.name):
+            about = path.stat()
+            found.append((bytes.fromhex(path.name), about.st_mtime, about.st_size))
+    return sorted(found, key=lambda one: one[1])
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all. No fsync: an answer lost to a power cut is RESULT_GONE, as one that was too old."""
+    draft = path.with_suffix(".new")
+    draft.touch(mode=0o600)
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
