@@ -33,13 +33,13 @@ StreamAnswer = Callable[[str, EagerStream], Awaitable[None]]
 class Connection:
     """Made by `agree` once both sides are admitted; lives as long as `run`."""
 
-    def __init__(self, secured: Secured, socket: trio.SocketStream, muxer: Muxer, *, outbound: bool) -> None:
+    def __init__(self, secured: Secured, raw: trio.abc.Stream, muxer: Muxer, *, outbound: bool) -> None:
         self.peer = secured.peer
         self.admission = secured.admission
         self.outbound = outbound
         self.born = trio.current_time()
         self.muxer = muxer
-        self._socket = socket
+        self._raw = raw
         self._inbound = 0
 
     @property
@@ -62,7 +62,7 @@ class Connection:
                 nursery.cancel_scope.cancel()
         finally:
             await self.muxer.abandon()
-            self._socket.socket.close()
+            await trio.aclose_forcefully(self._raw)
 
     async def close(self) -> None:
         """End it politely; `run` returns soon after."""
@@ -113,14 +113,14 @@ class Connection:
             self._inbound -= 1
 
 
-async def agree(secured: Secured, socket: trio.SocketStream, *, outbound: bool) -> Connection:
+async def agree(secured: Secured, raw: trio.abc.Stream, *, outbound: bool) -> Connection:
     """Agree on yamux, the only muxer. Raises HOSTILE_BYTES."""
     if outbound:
         await ask(secured.session, [YAMUX])
     else:
         await answer(secured.session, (YAMUX,))
     muxer = Muxer(secured.session, secured.session.remote_peer, initiator=outbound)
-    return Connection(secured, socket, muxer, outbound=outbound)
+    return Connection(secured, raw, muxer, outbound=outbound)
 
 
 async def _discard(stream: EagerStream | None) -> None:

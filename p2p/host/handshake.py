@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 from libp2p.abc import IRawConnection
@@ -66,9 +66,9 @@ class Gate:
         self._passport = passport
         self._admit = admit
 
-    async def dial(self, stream: trio.SocketStream, peer: PeerId) -> Secured:
+    async def dial(self, stream: trio.abc.Stream, peer: PeerId) -> Secured:
         """Raises what admit raises, and HOSTILE_BYTES for anything else that goes wrong."""
-        raw = RawConnection(TrioTCPStream(stream), True)
+        raw = _raw_connection(stream, initiator=True)
         await ask(raw, [NOISE])
         exchange = _Exchange(raw, self._noise.private_key.to_bytes(), initiator=True)
         await exchange.messages.write_msg(b"")
@@ -79,9 +79,9 @@ class Gate:
         await exchange.messages.write_msg(self._payload())
         return Secured(self._session(exchange, theirs, initiator=True), peer, admission)
 
-    async def accept(self, stream: trio.SocketStream) -> Secured:
+    async def accept(self, stream: trio.abc.Stream) -> Secured:
         """Raises like dial."""
-        raw = RawConnection(TrioTCPStream(stream), False)
+        raw = _raw_connection(stream, initiator=False)
         await answer(raw, (NOISE,))
         exchange = _Exchange(raw, self._noise.private_key.to_bytes(), initiator=False)
         await exchange.messages.read_msg()
@@ -105,6 +105,11 @@ class Gate:
             is_initiator=initiator,
             conn=NoiseTransportReadWriter(exchange.raw, exchange.state),
         )
+
+
+def _raw_connection(stream: trio.abc.Stream, *, initiator: bool) -> IRawConnection:
+    """libp2p's adapter asks of its stream what any trio stream has: a socket, or a relayed circuit."""
+    return RawConnection(TrioTCPStream(cast(trio.SocketStream, stream)), initiator)
 
 
 class _Exchange:

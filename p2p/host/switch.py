@@ -208,7 +208,7 @@ class Switch:
             async with dial.arrivals() as arrivals:
                 async for address, socket in arrivals:
                     if self.connected(peer):
-                        socket.socket.close()
+                        await trio.aclose_forcefully(socket)
                         return
                     try:
                         await self._introduce(peer, address, socket)
@@ -220,19 +220,19 @@ class Switch:
         if not self.connected(peer):
             raise dial.verdict(failure)
 
-    async def _introduce(self, peer: PeerId, address: str, socket: trio.SocketStream) -> None:
-        """Shake hands over a socket that connected. Raises TetherError, that of our own gate where it refused."""
+    async def _introduce(self, peer: PeerId, address: str, raw: trio.abc.Stream) -> None:
+        """Shake hands over a pipe that connected. Raises TetherError, that of our own gate where it refused."""
         self._shaking.add(peer)
         try:
-            secured = await self._gate.dial(socket, peer)
-            connection = await agree(secured, socket, outbound=True)
+            secured = await self._gate.dial(raw, peer)
+            connection = await agree(secured, raw, outbound=True)
         except HOSTILE_BYTES as error:
-            socket.socket.close()
+            await trio.aclose_forcefully(raw)
             raise unreachable(
                 f"{peer} refused or went away during the handshake at {address} ({type(error).__name__})."
             ) from error
         except BaseException:
-            socket.socket.close()
+            await trio.aclose_forcefully(raw)
             raise
         finally:
             self._shaking.discard(peer)
@@ -251,16 +251,16 @@ class Switch:
 
     # ── Being dialled ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _accept(self, socket: trio.SocketStream) -> None:
+    async def _accept(self, raw: trio.abc.Stream) -> None:
         try:
-            connection = await self._admit(socket)
+            connection = await self._admit(raw)
         except TetherError as error:
             _log.info("peer refused", code=error.code.name, detail=error.detail)
-            socket.socket.close()
+            await trio.aclose_forcefully(raw)
         except HOSTILE_BYTES:
-            socket.socket.close()
+            await trio.aclose_forcefully(raw)
         except BaseException:
-            socket.socket.close()
+            await trio.aclose_forcefully(raw)
             raise
         else:
             self._enter(connection)
@@ -268,16 +268,16 @@ class Switch:
         finally:
             self._news.unpark_all()
 
-    async def _admit(self, socket: trio.SocketStream) -> Connection:
+    async def _admit(self, raw: trio.abc.Stream) -> Connection:
         full = len(self._connections) >= self._settings.max_connections
         if self._closing or full or not self._strangers.available_tokens:
             raise unreachable("This node takes no more connections now.")
         async with self._strangers:
             with trio.move_on_after(self._settings.handshake_s):
-                secured = await self._gate.accept(socket)
+                secured = await self._gate.accept(raw)
                 if self._mine_stands(secured.peer):
                     raise _Superfluous
-                return await agree(secured, socket, outbound=False)
+                return await agree(secured, raw, outbound=False)
         raise unreachable("The handshake took too long.")
 
     def _mine_stands(self, peer: PeerId) -> bool:
