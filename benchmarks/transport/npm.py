@@ -25,11 +25,11 @@ class Missing(RuntimeError):
 
 
 @cache
-def install(folder: Path) -> Path:
+def install(folder: Path, also: tuple[Path, ...] = ()) -> Path:
     """Where the scripts of a folder can run: a copy, below the packages that its lock file names. Raises Missing.
 
-    Packages are kept, one set for each lock file, so that only the first call needs the registry. The scripts are
-    copied, because Node looks for packages from where a script really lies.
+    also: scripts from elsewhere that they import. Packages are kept, one set for each lock file, so that only the first
+    call needs the registry. The scripts are copied, because Node looks for packages from where a script really lies.
     """
     _check_node()
     home = user_cache_path("tether") / "npm" / _digest([folder / name for name in PACKAGES])
@@ -37,7 +37,7 @@ def install(folder: Path) -> Path:
         with _made_whole(home) as fresh:
             _copy([folder / name for name in PACKAGES], fresh)
             _fetch(fresh)
-    scripts = sorted(folder.glob("*.mjs"))
+    scripts = sorted([*folder.glob("*.mjs"), *also])
     place = home / _digest(scripts)
     if not place.exists():
         with _made_whole(place) as fresh:
@@ -56,13 +56,14 @@ def _check_node() -> None:
 
 def _fetch(place: Path) -> None:
     """What the lock file names and nothing else, by its digests; no package runs a script of its own."""
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"]
     try:
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=INSTALL_S)
     except subprocess.TimeoutExpired as error:
         raise Missing(f"npm ci was not done after {INSTALL_S:.0f} s") from error
     if done.returncode:
-        raise Missing(f"npm ci failed, most often for want of a network: {done.stderr.strip()[-500:]}")
+        cause = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
+        raise Missing(f"npm ci failed, most often for want of a network ({cause.strip()})")
 
 
 @contextmanager

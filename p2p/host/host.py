@@ -14,6 +14,7 @@ from p2p.host.gossip import Meshes
 from p2p.host.handshake import Admit, Gate
 from p2p.host.identify import Identification
 from p2p.host.kad import Dht
+from p2p.host.ping import answer_pings
 from p2p.host.settings import DEFAULTS, HostSettings
 from p2p.host.streams import MuxedStream
 from p2p.host.switch import Switch
@@ -120,6 +121,7 @@ async def _start(
     dht = Dht(switch, swarm_id, settings)
     meshes = Meshes(key, switch, settings)
     Identification(switch, nursery)
+    answer_pings(switch)
     switch.listeners.append(meshes)
     await nursery.start(meshes.run)
     await nursery.start(switch.run)

@@ -1,6 +1,7 @@
 """Where a member listens, by libp2p's identify: asked on every new connection, answered to members alone.
 
-What is taken from an answer are the addresses, because the handshake has proven the rest.
+What is taken from an answer are the addresses, because the handshake has proven the rest. What is told is more: a
+foreign libp2p opens no protocol that identify did not name.
 https://github.com/libp2p/specs/blob/master/identify
 """
 
@@ -15,6 +16,7 @@ from libp2p.identity.identify.pb.identify_pb2 import Identify
 from p2p.errors import TetherError
 from p2p.host.addresses import from_wire, to_wire
 from p2p.host.framing import Frames, framed
+from p2p.host.kad.distance import raw_id
 from p2p.host.streams import MuxedStream
 from p2p.host.switch import Switch
 from p2p.identity import PeerId
@@ -23,6 +25,12 @@ from p2p.transport import Stream
 PROTOCOL: Final = "/ipfs/id/1.0.0"
 MAX_BYTES: Final = 8_192
 PATIENCE_S: Final = 5.0
+FAMILY: Final = "ipfs/0.1.0"
+"""protocolVersion, the same in every libp2p."""
+AGENT: Final = "tether"
+
+IDENTITY_BYTES: Final = 2
+"""The head of an Ed25519 peer's id: identity multihash, length. The public key's protobuf is the rest."""
 
 
 class Identification:
@@ -41,7 +49,13 @@ class Identification:
         """Addresses outlive connections."""
 
     async def _answer(self, stream: Stream) -> None:
-        message = Identify(listen_addrs=to_wire(self._switch.addresses()))
+        message = Identify(
+            public_key=raw_id(self._switch.own)[IDENTITY_BYTES:],
+            listen_addrs=to_wire(self._switch.addresses()),
+            protocols=self._switch.protocols(),
+            protocol_version=FAMILY,
+            agent_version=AGENT,
+        )
         await stream.write(framed(message.SerializeToString()))
 
     async def _ask(self, peer: PeerId) -> None:

@@ -137,6 +137,10 @@ class Switch:
         if guests:
             self._guest_handlers[protocol] = handler
 
+    def protocols(self) -> tuple[str, ...]:
+        """What members may open here."""
+        return tuple(self._handlers)
+
     def watch(self, watcher: PeerWatcher) -> None:
         self._watchers.append(watcher)
 

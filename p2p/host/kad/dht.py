@@ -35,6 +35,9 @@ PROVIDERS_TOLD: Final = 64
 IDLE_S: Final = 60.0
 """A peer's stream may stay open as long between two questions."""
 
+MULTIHASH: Final = bytes((0x12, 32))
+"""Before every key on the wire: other libp2ps take nothing but multihashes, and SHA-256 of 32 bytes is the plainest."""
+
 Answered = Callable[[PeerId, Note], bool]
 """Looks at an answer; True ends the lookup."""
 
@@ -73,6 +76,7 @@ class Dht:
 
     async def provide(self, key: bytes) -> None:
         """Tell the peers nearest to key. Raises TetherError(UNREACHABLE) if none of them heard."""
+        key = MULTIHASH + key
         own = PeerAddress(self._switch.own, self._switch.addresses())
         self._records.put(key, own, trio.current_time())
         note = Note(ADD_PROVIDER, key, providers=(own,))
@@ -91,6 +95,7 @@ class Dht:
 
     async def find_providers(self, key: bytes, limit: int) -> tuple[PeerAddress, ...]:
         """Ask the network, and this node's own records; at most `lookup_s`, then what was found so far."""
+        key = MULTIHASH + key
         found: dict[PeerId, PeerAddress] = {}
 
         def collect(note_providers: tuple[PeerAddress, ...]) -> bool:
@@ -163,17 +168,15 @@ class Dht:
         return None
 
     async def _exchange(self, peer: PeerId, question: Note) -> Note:
+        """ADD_PROVIDER has no answer; once that to a ping behind it is there, the record is."""
+        notes = [question, Note(PING)] if question.kind == ADD_PROVIDER else [question]
         muxed, _ = await self._switch.open_raw(peer, [self._protocol])
         stream = MuxedStream(peer, muxed)
         try:
-            await stream.write(framed(write(question)))
+            await stream.write(b"".join(framed(write(note)) for note in notes))
+            answer = read(await Frames(stream, MAX_BYTES).one())
             await stream.close()
-            frame = await Frames(stream, MAX_BYTES).next()
-            if frame is None and question.kind == ADD_PROVIDER:
-                return Note(ADD_PROVIDER)
-            if frame is None:
-                raise TetherError(FRAME_INVALID, "The stream ended before an answer.")
-            return read(frame)
+            return answer
         finally:
             await stream.reset()
 
@@ -188,9 +191,11 @@ class Dht:
                 frame = await frames.next()
             if frame is None:
                 return
-            await stream.write(framed(write(self._answer(stream.peer, read(frame)))))
+            answer = self._answer(stream.peer, read(frame))
+            if answer is not None:
+                await stream.write(framed(write(answer)))
 
-    def _answer(self, asker: PeerId, question: Note) -> Note:
+    def _answer(self, asker: PeerId, question: Note) -> Note | None:
         now = trio.current_time()
         match question.kind:
             case kind if kind == PING:
@@ -202,7 +207,7 @@ class Dht:
                 return Note(GET_PROVIDERS, question.key, self._nearer(asker, question.key), providers)
             case kind if kind == ADD_PROVIDER:
                 self._keep(asker, question, now)
-                return Note(ADD_PROVIDER, question.key)
+                return None
             case _:
                 raise TetherError(FRAME_INVALID, "The DHT keeps no values here.")
 
