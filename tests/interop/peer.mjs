@@ -43,9 +43,6 @@ node.services.gossip.addEventListener('message', ({ detail }) => {
 for (const name of ['subscription-change', 'gossipsub:graft']) {
   node.services.gossip.addEventListener(name, stir)
 }
-for (const name of ['peer:identify', 'peer:update', 'connection:open', 'connection:close']) {
-  node.addEventListener(name, stir)
-}
 
 // Reads until the other side has closed, and says what it was.
 await node.handle(BULK, async (stream) => {
@@ -105,12 +102,9 @@ await obey({ peer: node.peerId.toString(), addresses: node.getMultiaddrs().map(o
   },
 
   async identified ({ peer }) {
-    const known = async () => (await node.peerStore.has(peerIdFromString(peer))) && node.peerStore.get(peerIdFromString(peer))
-    let found = await known()
-    while (!found || found.protocols.length === 0) {
-      await new Promise(resolve => node.addEventListener('peer:update', resolve, { once: true, signal: AbortSignal.timeout(500) }))
-      found = await known()
-    }
+    const known = () => node.peerStore.get(peerIdFromString(peer)).catch(() => undefined)
+    let found
+    while (!(found = await known())?.metadata.has('AgentVersion')) await soon() // what identify learns last
     return {
       protocols: found.protocols,
       agent: Buffer.from(found.metadata.get('AgentVersion') ?? []).toString(),
@@ -179,7 +173,11 @@ await obey({ peer: node.peerId.toString(), addresses: node.getMultiaddrs().map(o
 
 // The DHT pings a peer before it takes it into its table, and tells nobody.
 async function routed (peer) {
-  while (await node.services.dht.routingTable.find(peer) == null) await new Promise(resolve => setTimeout(resolve, 10))
+  while (await node.services.dht.routingTable.find(peer) == null) await soon()
+}
+
+function soon () {
+  return new Promise(resolve => setTimeout(resolve, 10))
 }
 
 function ofTopic (topic) {
