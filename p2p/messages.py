@@ -284,6 +284,19 @@ class Settlement(Message, frozen=True):
     cause: str = ""
 
 
+class LedgerRows(Message, frozen=True):
+    """Copies of jobs' rows for another candidate of the region; each packed by the ledger itself."""
+
+    rows: tuple[bytes, ...]
+
+
+class LedgerSince(Message, frozen=True):
+    """A candidate asks what changed. since: ledger seconds; after: the last job id of the page before, b"" at first."""
+
+    since: float
+    after: bytes = b""
+
+
 # ── Inference ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -375,4 +388,6 @@ RESERVE: Final = Method("reserve", ReserveRequest, ReserveAnswer)
 RELEASE: Final = Method("release", ReleaseRequest, Ack)
 RENEW_LEASE: Final = Method("renew-lease", LeaseRenewal, Ack)
 SETTLE: Final = Method("settle", Settlement, Ack)
+COPY_ROWS: Final = Method("copy-rows", LedgerRows, Ack)
+CATCH_UP: Final = Method("catch-up", LedgerSince, LedgerRows, priority=1)
 INFER: Final = Method("infer", InferRequest, InferChunk, priority=1)

@@ -47,6 +47,7 @@ class DaemonOperator:
             "orchestrator": leaders[0] if leaders else None,
             "peers": len(self.transport.peers()),
             "models": sorted({model.name for model in self.served()}),
+            "ledger": self.orchestrator.ledger() if self.orchestrator else None,
             "uptimeSeconds": round(trio.current_time() - self.began, 1),
         }
 

@@ -17,6 +17,7 @@ from p2p.messages import PLACE, RENEW_LEASE, SETTLE, Ack, Placement, PlacementRe
 from p2p.rpc import Rpc
 from p2p.traceparent import context_of
 from p2p.transport import Transport
+from tetherd.orchestrator.copies import Copying
 from tetherd.orchestrator.placing import Placements
 from tetherd.orchestrator.ports import NoMetrics, OrchestratorMetrics, SwarmView
 from tetherd.orchestrator.requests import check_placement_request
@@ -24,6 +25,7 @@ from tetherd.orchestrator.settling import Settlements
 from tetherd.orchestrator.shapes import job_shape, why_shape
 from tetherd.orchestrator.workforce import Workforce
 from tetherd.store.protocol import Store
+from tetherd.store.replicated import ReplicatedStore
 
 SWEEP_S: Final = 5.0
 """A third of a lease: a job ends by its deadline and two leases."""
@@ -52,6 +54,12 @@ class Orchestrator:
         self._swarm = swarm
         self._transport = transport
         self._rpc = rpc
+        self._copying = None
+        if not store.shared:
+            self._copying = Copying(
+                papers.member.peer, swarm, transport, rpc, store, now=now, metrics=metrics
+            )
+            store = ReplicatedStore(store, self._copying)
         self._store = store
         self._now = now
         self._metrics = metrics
@@ -69,7 +77,20 @@ class Orchestrator:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._placements.run)
             nursery.start_soon(self._sweep)
+            if self._copying is not None:
+                await nursery.start(self._copying.run)
             task_status.started()
+
+    def ledger(self) -> dict[str, Any]:
+        """How well what is accepted here is kept, as `tetherctl status` shows it."""
+        copying = self._copying
+        if copying is None:
+            return {"shared": True, "copies": 0, "degraded": False}
+        return {
+            "shared": False,
+            "copies": copying.followers,
+            "degraded": copying.degraded or not copying.followers,
+        }
 
     async def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The newest jobs of this ledger, as `tetherctl jobs` shows them."""

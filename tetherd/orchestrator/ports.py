@@ -54,6 +54,10 @@ class OrchestratorMetrics(Protocol):
 
     def dead_lettered(self, jobs: int) -> None: ...
 
+    def copied(self, acknowledged: bool) -> None:
+        """Whether another candidate had a row in time; else it was accepted on this node's word alone."""
+        ...
+
 
 class NoMetrics:
     """Counts nothing."""
@@ -68,4 +72,7 @@ class NoMetrics:
         pass
 
     def dead_lettered(self, jobs: int) -> None:
+        pass
+
+    def copied(self, acknowledged: bool) -> None:
         pass

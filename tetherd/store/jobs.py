@@ -105,6 +105,11 @@ def settle(
     return replace(billed, state=end, ended=now, cause=cause, attempts=attempts), True
 
 
+def last_touch(stored: JobRecord) -> float:
+    """No earlier than the last change of the row, in ledger seconds: each one sets a lease or the end."""
+    return stored.lease_until if stored.ended is None else max(stored.lease_until, stored.ended + LEASE_S)
+
+
 def overdue(stored: JobRecord, now: float) -> bool:
     return stored.state == "running" and stored.lease_until <= now and stored.deadline <= now
 

@@ -9,6 +9,7 @@ import trio
 
 from p2p.messages import JobEnd
 from tetherd.store import jobs
+from tetherd.store.merge import merged
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
 MAX_JOBS: Final = 10_000
@@ -17,6 +18,8 @@ MAX_JOBS: Final = 10_000
 
 class MemoryStore:
     """A dictionary with the rules of jobs.py. A sweep leaves at most max_jobs rows, unless more are running."""
+
+    shared: Final = False
 
     def __init__(self, *, max_jobs: int = MAX_JOBS) -> None:
         self._rows: dict[bytes, JobRecord] = {}
@@ -57,6 +60,15 @@ class MemoryStore:
     async def adopt(self, row: JobRecord) -> bool:
         await trio.lowlevel.checkpoint()
         return self._rows.setdefault(row.job, row) is row
+
+    async def take(self, rows: Sequence[JobRecord]) -> None:
+        await trio.lowlevel.checkpoint()
+        self._rows.update({row.job: merged(self._rows.get(row.job), row) for row in rows})
+
+    async def touched(self, since: float, after: bytes, limit: int) -> Sequence[JobRecord]:
+        await trio.lowlevel.checkpoint()
+        later = [row for job, row in self._rows.items() if job > after and jobs.last_touch(row) >= since]
+        return sorted(later, key=lambda row: row.job)[:limit]
 
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:
         await trio.lowlevel.checkpoint()

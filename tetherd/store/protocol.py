@@ -73,6 +73,11 @@ class Store(Protocol):
     Every method raises TetherError(INTERNAL) when the ledger cannot be written; nothing has changed then.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Whether the region's other candidates use this very ledger, and need no copies of its rows."""
+        ...
+
     async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
         """Begin an attempt of a job: the row's attempt becomes one more than the stored and wanted.attempt.
 
@@ -113,6 +118,14 @@ class Store(Protocol):
 
     async def adopt(self, row: JobRecord) -> bool:
         """Keep the end of a job that another ledger had begun. False: the job is here already, and stays as it is."""
+        ...
+
+    async def take(self, rows: Sequence[JobRecord]) -> None:
+        """Keep copies of another ledger's rows, joined with what is here (tetherd.store.merge)."""
+        ...
+
+    async def touched(self, since: float, after: bytes, limit: int) -> Sequence[JobRecord]:
+        """Jobs with a lease or an end at or after since, by job id from the one after `after` on."""
         ...
 
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:

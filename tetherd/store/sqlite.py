@@ -15,6 +15,7 @@ from p2p.errors import DATA_DIR_INVALID, TetherError
 from p2p.messages import JobEnd
 from tetherd.store import jobs
 from tetherd.store.group_commit import GroupCommit
+from tetherd.store.merge import merged
 from tetherd.store.migrate import migrate
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
@@ -34,6 +35,8 @@ class SqliteStore:
 
     Raises TetherError(DATA_DIR_INVALID) when the file cannot be used.
     """
+
+    shared: Final = False
 
     def __init__(self, path: Path, *, max_jobs: int = MAX_JOBS) -> None:
         self._max_jobs = max_jobs
@@ -83,6 +86,19 @@ class SqliteStore:
     async def adopt(self, row: JobRecord) -> bool:
         return await self._commits.carry_out(
             lambda connection: _load(connection, row.job) is None and _put(connection, row)
+        )
+
+    async def take(self, rows: Sequence[JobRecord]) -> None:
+        def apply(connection: sqlite3.Connection) -> None:
+            for row in rows:
+                _save(connection, merged(_load(connection, row.job), row))
+
+        await self._commits.carry_out(apply)
+
+    async def touched(self, since: float, after: bytes, limit: int) -> Sequence[JobRecord]:
+        where = "WHERE job > ? AND (lease_until >= ? OR ended >= ?) ORDER BY job LIMIT ?"
+        return await self._commits.carry_out(
+            lambda connection: _rows(connection, where, after, since, since - jobs.LEASE_S, limit)
         )
 
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:

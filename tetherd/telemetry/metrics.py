@@ -186,6 +186,12 @@ class OrchestratorCounters:
         self._dead = Counter(
             "tether_orchestrator_dead_lettered", "Jobs that nobody ended.", registry=registry
         )
+        self._copied = Counter(
+            "tether_orchestrator_ledger_commits",
+            "Embedded ledger: rows that another candidate had in time, or not.",
+            ["copied"],
+            registry=registry,
+        )
 
     def placed(self, outcome: str, seconds: float) -> None:
         self._placements.labels(outcome).inc()
@@ -201,6 +207,9 @@ class OrchestratorCounters:
 
     def dead_lettered(self, jobs: int) -> None:
         self._dead.inc(jobs)
+
+    def copied(self, acknowledged: bool) -> None:
+        self._copied.labels("yes" if acknowledged else "no").inc()
 
 
 class WorkerCounters:

@@ -176,6 +176,7 @@ class Counts:
     tokens: int = 0
     waiting_now: int = 0
     dead: int = 0
+    copies: Counter[bool] = field(default_factory=Counter)
 
     def placed(self, outcome: str, seconds: float) -> None:
         self.outcomes[outcome] += 1
@@ -189,6 +190,9 @@ class Counts:
 
     def dead_lettered(self, jobs: int) -> None:
         self.dead += jobs
+
+    def copied(self, acknowledged: bool) -> None:
+        self.copies[acknowledged] += 1
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,26 @@ async def test_jobs_are_listed_newest_first_and_found_by_the_beginning_of_their_
     assert [row.job[0] for row in await store.find("21" * 32)] == [0x21]
     for nothing in ("ff", "02" * 32 + "0", "0X", "%", "ä"):
         assert await store.find(nothing) == []
+
+
+# ── Copies ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_rows_of_another_ledger_are_kept_joined_with_what_is_here(store: Store) -> None:
+    here = await store.claim(job(), attempt(), now=100.0)
+    later = replace(here, attempt=2, lease_until=130.0)
+    other = replace(here, job=b"o" * 32)
+    await store.take([later, other])
+    await store.take([here])
+    assert await kept(store, here) == later
+    assert await kept(store, other) == other
+
+
+async def test_what_was_touched_since_is_read_page_by_page(store: Store) -> None:
+    rows = [await store.claim(job(number), attempt(), now=100.0) for number in (3, 1, 2)]
+    await settle(store, rows[1], now=400.0)
+    first = await store.touched(110.0, b"", 2)
+    rest = await store.touched(110.0, first[-1].job, 2)
+    assert [row.job[0] for row in (*first, *rest)] == [1, 2, 3]
+    assert await store.touched(110.0, rest[-1].job, 2) == []
+    assert [row.job[0] for row in await store.touched(400.0, b"", 9)] == [1]
