@@ -35,6 +35,10 @@ MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 1_024
 MAX_TEMPERATURE: Final = 100.0
 MAX_TOP_K: Final = 1 << 30
+MIN_REPEAT_PENALTY: Final = 0.01
+MAX_PENALTY: Final = 100.0
+MAX_BIASES: Final = 1_024
+MAX_BIAS: Final = 100.0
 
 
 @dataclass(slots=True)
@@ -192,6 +196,12 @@ def check_sampling(sampling: Sampling) -> None:
         ("top_p", sampling.top_p, 0.0, 1.0),
         ("min_p", sampling.min_p, 0.0, 1.0),
         ("top_k", sampling.top_k, 0, MAX_TOP_K),
+        ("typical_p", sampling.typical_p, 0.0, 1.0),
+        ("repeat_penalty", sampling.repeat_penalty, MIN_REPEAT_PENALTY, MAX_PENALTY),
+        ("frequency_penalty", sampling.frequency_penalty, -MAX_PENALTY, MAX_PENALTY),
+        ("presence_penalty", sampling.presence_penalty, -MAX_PENALTY, MAX_PENALTY),
+        ("logit_bias", len(sampling.logit_bias), 0, MAX_BIASES),
+        *(("logit_bias", bias, -MAX_BIAS, MAX_BIAS) for _, bias in sampling.logit_bias[:MAX_BIASES]),
         ("stop", len(sampling.stop), 0, MAX_STOPS),
         ("stop", max(map(len, sampling.stop), default=0), 0, MAX_STOP_CHARS),
     )

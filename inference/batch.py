@@ -9,7 +9,7 @@ from inference.engine import Finish
 from inference.engine_wire import Generate, Produced
 from inference.native import Context, Model, Row
 from inference.pace import Pace
-from inference.sampler import next_token
+from inference.sampler import Sampler
 from inference.scheduler import Scheduler, Step, Work
 from inference.text import TextStream
 from p2p.errors import FIELD_INVALID, TetherError
@@ -21,6 +21,7 @@ class _Answer:
 
     asked: Generate
     text: TextStream
+    sampler: Sampler
     tokens: list[int] = field(default_factory=list)
 
     @property
@@ -55,14 +56,18 @@ class Batch:
     def submit(self, asked: Generate) -> Iterator[Produced]:
         """Queue an answer, or end it at once where what it resumes after was already all of it.
 
-        Raises TetherError(FIELD_INVALID) for ids that are not in the vocabulary: llama.cpp would give up on the batch.
+        Raises TetherError(FIELD_INVALID) for ids that are not in the vocabulary: llama.cpp would give up on the batch;
+        and as Sampler does.
         """
         if not all(0 <= token < self._model.vocabulary_size for token in (*asked.prompt, *asked.resume)):
             raise TetherError(FIELD_INVALID, "A token id is not in this model's vocabulary.", field="resume")
-        answer = _Answer(asked, self._text_of(asked), [*asked.prompt, *asked.resume])
+        sampler = Sampler(self._model, asked.sampling, asked.resume)
+        answer = _Answer(asked, self._text_of(asked), sampler, [*asked.prompt, *asked.resume])
         if answer.text.stopped:
+            sampler.close()
             yield self._produced(answer, (), "", "stop")
         elif answer.length >= asked.max_tokens:
+            sampler.close()
             yield self._produced(answer, (), answer.text.close(), "length")
         else:
             self._answers[asked.request] = answer
@@ -70,7 +75,9 @@ class Batch:
 
     def leave(self, request: int) -> None:
         """Drop an answer; its slot is free for the next step."""
-        self._answers.pop(request, None)
+        answer = self._answers.pop(request, None)
+        if answer is not None:
+            answer.sampler.close()
         slot = self._scheduler.leave(request)
         if slot is not None:
             self._context.clear(slot)
@@ -87,9 +94,8 @@ class Batch:
             for work in works:
                 last += work.count
                 if work.samples:
-                    answer = self._answers[work.request]
                     logits = self._context.logits(last)
-                    drawn.append((work, next_token(logits, answer.asked.sampling, answer.length)))
+                    drawn.append((work, self._answers[work.request].sampler.next(logits)))
             for work, token in drawn:
                 yield self._take(self._answers[work.request], token)
 
@@ -100,7 +106,7 @@ class Batch:
             yield Row(tokens[position], position, work.slot, work.samples and position == last)
 
     def _take(self, answer: _Answer, token: int) -> Produced:
-        if self._model.is_end(token):
+        if token < 0 or self._model.is_end(token):
             return self._finished(answer, (), answer.text.close(), "stop")
         answer.tokens.append(token)
         text = answer.text.feed(self._model.piece(token))

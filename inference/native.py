@@ -48,8 +48,8 @@ class Model:
         self.handle: Any = c.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.handle:
             raise LoadError(_last_error())
-        self._vocabulary: Any = c.llama_model_get_vocab(self.handle)
-        self.vocabulary_size: int = c.llama_vocab_n_tokens(self._vocabulary)
+        self.vocabulary: Any = c.llama_model_get_vocab(self.handle)
+        self.vocabulary_size: int = c.llama_vocab_n_tokens(self.vocabulary)
         if not self.vocabulary_size:
             raise LoadError("the model has no vocabulary")
         self._buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
@@ -62,41 +62,39 @@ class Model:
     @property
     def begins_with(self) -> int | None:
         """The token that the model expects at the start of a text."""
-        return (
-            int(c.llama_vocab_bos(self._vocabulary)) if c.llama_vocab_get_add_bos(self._vocabulary) else None
-        )
+        return int(c.llama_vocab_bos(self.vocabulary)) if c.llama_vocab_get_add_bos(self.vocabulary) else None
 
     @property
     def puts_space_first(self) -> bool:
         """Whether the vocabulary adds a space before the first word of a text, as SentencePiece does."""
         value = ctypes.create_string_buffer(8)
         c.llama_model_meta_val_str(self.handle, b"tokenizer.ggml.add_space_prefix", value, len(value))
-        sentencepiece: bool = c.llama_vocab_type(self._vocabulary) == c.LLAMA_VOCAB_TYPE_SPM
+        sentencepiece: bool = c.llama_vocab_type(self.vocabulary) == c.LLAMA_VOCAB_TYPE_SPM
         return sentencepiece and value.value != b"false"
 
     @property
     def bos(self) -> str:
-        return self._text(c.llama_vocab_bos(self._vocabulary))
+        return self._text(c.llama_vocab_bos(self.vocabulary))
 
     @property
     def eos(self) -> str:
-        return self._text(c.llama_vocab_eos(self._vocabulary))
+        return self._text(c.llama_vocab_eos(self.vocabulary))
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Tokenize without adding anything. special: whether the text of a control token becomes that token."""
         data = text.encode("utf-8", "replace")
         ids = (c.llama_token * (len(data) + 2))()
-        count = c.llama_tokenize(self._vocabulary, data, len(data), ids, len(ids), False, special)
+        count = c.llama_tokenize(self.vocabulary, data, len(data), ids, len(ids), False, special)
         if count < 0:
             raise DecodeError(f"llama_tokenize wants {-count} tokens for {len(data)} bytes")
         return list(ids[:count])
 
     def is_control(self, token: int) -> bool:
-        return bool(c.llama_vocab_is_control(self._vocabulary, token))
+        return bool(c.llama_vocab_is_control(self.vocabulary, token))
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends an answer."""
-        return bool(c.llama_vocab_is_eog(self._vocabulary, token))
+        return bool(c.llama_vocab_is_eog(self.vocabulary, token))
 
     def piece(self, token: int) -> bytes:
         """A token's bytes; nothing for a control token."""
@@ -106,7 +104,7 @@ class Model:
         return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
     def _piece(self, token: int, *, special: bool) -> bytes:
-        length = c.llama_token_to_piece(self._vocabulary, token, self._buffer, MAX_PIECE_BYTES, 0, special)
+        length = c.llama_token_to_piece(self.vocabulary, token, self._buffer, MAX_PIECE_BYTES, 0, special)
         return self._buffer.raw[: max(0, length)]
 
 
@@ -118,10 +116,13 @@ class Logits:
     index: int
     size: int
 
+    def values(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """One for each token of the vocabulary: llama.cpp's own memory, to be copied before it is changed."""
+        return np.ctypeslib.as_array(c.llama_get_logits_ith(self.context, self.index), (self.size,))
+
     def argmax(self) -> int:
         """The best token, the lowest id among equals."""
-        pointer = c.llama_get_logits_ith(self.context, self.index)
-        return int(np.ctypeslib.as_array(pointer, (self.size,)).argmax())
+        return int(self.values().argmax())
 
 
 class Context:
@@ -173,21 +174,68 @@ class Context:
         c.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
 
+class Candidates:
+    """Tokens that may be drawn, with their logits: llama.cpp's own array over memory of ours."""
+
+    def __init__(self, rows: np.ndarray[Any, Any]) -> None:
+        self.rows = rows
+        pointer = rows.ctypes.data_as(ctypes.POINTER(c.llama_token_data))
+        self.array = c.llama_token_data_array(data=pointer, size=len(rows), selected=-1, sorted=False)
+
+    @classmethod
+    def of(cls, tokens: Sequence[int]) -> Candidates:
+        """These tokens, all alike."""
+        rows = np.zeros(len(tokens), _CANDIDATE)
+        rows["id"] = tokens
+        return cls(rows)
+
+    @classmethod
+    def weighed(cls, logits: np.ndarray[Any, np.dtype[np.float32]]) -> Candidates:
+        """The whole vocabulary; logits: of each token by its id."""
+        rows = np.zeros(len(logits), _CANDIDATE)
+        rows["id"] = np.arange(len(logits), dtype=np.int32)
+        rows["logit"] = logits
+        return cls(rows)
+
+    def best(self) -> int:
+        """The best token, the lowest id among equals; before any sampler has sorted them."""
+        return int(self.rows["logit"].argmax())
+
+    def draw(self, sampling: Sampling, seed: int) -> int:
+        """Draw one by llama.cpp's samplers, in llama.cpp's order: top k, typical, top p, min p, temperature."""
+        chain = _chain(sampling, seed)
+        try:
+            c.llama_sampler_apply(chain, ctypes.byref(self.array))
+            return int(self.array.data[self.array.selected].id)
+        finally:
+            c.llama_sampler_free(chain)
+
+
+_CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
 def sample(logits: Logits, sampling: Sampling, seed: int) -> int:
-    """Draw by llama.cpp's samplers, in llama.cpp's order: top k, top p, min p, temperature."""
-    chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
+    """As Candidates.draw, where nothing changes the model's own logits: the array is made in C."""
+    chain = _chain(sampling, seed)
     try:
-        if sampling.top_k > 0:
-            c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1.0:
-            c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0.0:
-            c.llama_sampler_chain_add(chain, c.llama_sampler_init_min_p(sampling.min_p, 1))
-        c.llama_sampler_chain_add(chain, c.llama_sampler_init_temp(sampling.temperature))
-        c.llama_sampler_chain_add(chain, c.llama_sampler_init_dist(seed))
         return int(c.llama_sampler_sample(chain, logits.context, logits.index))
     finally:
         c.llama_sampler_free(chain)
+
+
+def _chain(sampling: Sampling, seed: int) -> Any:
+    chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
+    if sampling.top_k > 0:
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1.0:
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_typical(sampling.typical_p, 1))
+    if sampling.top_p < 1.0:
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_p(sampling.top_p, 1))
+    if sampling.min_p > 0.0:
+        c.llama_sampler_chain_add(chain, c.llama_sampler_init_min_p(sampling.min_p, 1))
+    c.llama_sampler_chain_add(chain, c.llama_sampler_init_temp(sampling.temperature))
+    c.llama_sampler_chain_add(chain, c.llama_sampler_init_dist(seed))
+    return chain
 
 
 def start() -> None:

@@ -306,7 +306,7 @@ class ChatMessage(Message, frozen=True):
 
 
 class Sampling(Message, frozen=True):
-    """How tokens are drawn. temperature 0 is greedy; seed: set by the gateway, so that a resume can repeat it."""
+    """How tokens are drawn. temperature 0 is greedy; seed: set by the gateway; json_schema: JSON text, "" for none."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -314,6 +314,12 @@ class Sampling(Message, frozen=True):
     min_p: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    json_schema: str = ""
 
 
 class SealedInput(Message, frozen=True):

@@ -10,10 +10,9 @@ from tetherd import __version__
 from tetherd.http.requests import (
     MAX_IDEMPOTENCY_KEY_CHARS,
     MAX_MODEL_CHARS,
-    MAX_STOP_CHARS,
-    MAX_STOPS,
     MAX_TOKENS,
 )
+from tetherd.http.sampling import MAX_BIASES, MAX_STOP_CHARS, MAX_STOPS
 
 _Schema = dict[str, Any]
 
@@ -41,6 +40,18 @@ _SAMPLING: Final[_Schema] = {
     "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
     "top_k": {"type": "integer", "minimum": 0, "description": "0: all"},
     "min_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+    "typical_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
+    "repeat_penalty": {"type": "number", "exclusiveMinimum": 0, "maximum": 2, "default": 1},
+    "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
+    "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
+    "logit_bias": {
+        "type": "object",
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        "maxProperties": MAX_BIASES,
+    },
+    "response_format": _object(
+        {"type": {"enum": ["text", "json_object", "json_schema"]}, "json_schema": {"type": "object"}}, "type"
+    ),
     "seed": {
         "type": "integer",
         "description": "the same seed gives the same text on the same build of a worker",

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from p2p.errors import FIELD_INVALID, TetherError
-from p2p.messages import ChatMessage, Sampling
+from p2p.messages import ChatMessage
 from tetherd.gateway.answer import Submission
 from tetherd.http.fields import Fields, check_text, read_object
+from tetherd.http.sampling import FIELDS as SAMPLING_FIELDS
+from tetherd.http.sampling import parse_sampling
 
 LOCAL_TENANT: Final = "local"
 MAX_TOKENS: Final = 1_000_000
 MAX_MESSAGES: Final = 4_096
-MAX_STOPS: Final = 4
-MAX_STOP_CHARS: Final = 256
 MAX_MODEL_CHARS: Final = 256
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 255
-INT64: Final = 2**63
 
 _ROLES: Final[dict[str, Literal["system", "user", "assistant"]]] = {
     "system": "system",
@@ -32,8 +31,7 @@ _ROLES: Final[dict[str, Literal["system", "user", "assistant"]]] = {
     "assistant": "assistant",
 }
 _READ: Final = frozenset(
-    {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"}
-    | {"temperature", "top_p", "top_k", "min_p", "seed", "stop"}
+    {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"} | SAMPLING_FIELDS
 )
 _WITHOUT_EFFECT: Final = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "parallel_tool_calls"}
@@ -45,12 +43,8 @@ _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -103,15 +97,7 @@ def _parsed(
     messages: tuple[ChatMessage, ...] | None = None,
     prompt: str | None = None,
 ) -> Parsed:
-    seed = fields.integer("seed", -INT64, INT64 - 1)
-    sampling = Sampling(
-        temperature=fields.number("temperature", 1.0, 0.0, 2.0),
-        top_p=fields.number("top_p", 1.0, 0.0, 1.0, above=True),
-        top_k=fields.integer("top_k", 0, 1_000_000) or 0,
-        min_p=fields.number("min_p", 0.0, 0.0, 1.0),
-        seed=(seed or 0) % INT64,
-        stop=_stops(fields),
-    )
+    sampling, seed_given = parse_sampling(fields)
     submission = Submission(
         tenant=LOCAL_TENANT,
         model=fields.text("model", at_most=MAX_MODEL_CHARS),
@@ -119,7 +105,7 @@ def _parsed(
         messages=messages,
         prompt=prompt,
         max_tokens=_max_tokens(fields),
-        seed_given=seed is not None,
+        seed_given=seed_given,
         idempotency_key=_idempotency_key(headers),
         traceparent=headers.get("traceparent", "")[:128],
     )
@@ -178,23 +164,6 @@ def _prompt(fields: Fields) -> str:
             fields.refuse("prompt", "has to be one string, or a list of one.")
         return check_text(value[0], "prompt[0]")
     return check_text(value, "prompt")
-
-
-def _stops(fields: Fields) -> tuple[str, ...]:
-    if "stop" not in fields:
-        return ()
-    value = fields.raw("stop")
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list):
-        fields.refuse("stop", "has to be a string or a list of strings.")
-    if len(stops) > MAX_STOPS:
-        fields.refuse("stop", f"has {len(stops)} strings; at most {MAX_STOPS} are taken.")
-    checked = tuple(
-        check_text(stop, f"stop[{index}]", at_most=MAX_STOP_CHARS) for index, stop in enumerate(stops)
-    )
-    if "" in checked:
-        fields.refuse("stop", "holds an empty string, which would stop everything.")
-    return checked
 
 
 def _max_tokens(fields: Fields) -> int | None:

@@ -31,6 +31,35 @@ KNOWN = {
 }
 
 
+def test_penalties_biases_and_a_schema_reach_the_sampling() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"b": {"type": "string"}, "a": {"$ref": "#/$defs/n"}},
+        "$defs": {"n": {}},
+    }
+    body = {
+        **HELLO,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -2,
+        "repeat_penalty": 1.1,
+        "typical_p": 0.9,
+        "logit_bias": {"17": -100, "5": 1.5},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "strict": True, "schema": schema},
+        },
+    }
+    sampling = parse_chat(json.dumps(body).encode(), {}).submission.sampling
+    assert sampling == Sampling(
+        presence_penalty=0.5,
+        frequency_penalty=-2.0,
+        repeat_penalty=1.1,
+        typical_p=0.9,
+        logit_bias=((5, 1.5), (17, -100.0)),
+        json_schema=json.dumps(schema, separators=(",", ":")),
+    )
+
+
 async def test_what_the_client_asked_for_reaches_the_gateway(
     client: httpx2.AsyncClient, inference: ScriptedInference
 ) -> None:
@@ -105,11 +134,31 @@ BAD_BODIES: list[tuple[Any, str, str | None]] = [
     ({**HELLO, "stream": True, "stream_options": 1}, "FIELD_INVALID", "stream_options"),
     ({**HELLO, "n": 2}, "FIELD_INVALID", "n"),
     ({**HELLO, "tools": [{"type": "function"}]}, "FIELD_INVALID", "tools"),
-    ({**HELLO, "response_format": {"type": "json_object"}}, "FIELD_INVALID", "response_format"),
+    ({**HELLO, "response_format": "json"}, "FIELD_INVALID", "response_format"),
+    ({**HELLO, "response_format": {"type": "xml"}}, "FIELD_INVALID", "response_format.type"),
+    ({**HELLO, "response_format": {"type": "json_object", "x": 1}}, "FIELD_INVALID", "response_format.x"),
+    ({**HELLO, "response_format": {"type": "json_schema"}}, "FIELD_REQUIRED", "response_format.json_schema"),
+    (
+        {**HELLO, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": 1}}},
+        "FIELD_INVALID",
+        "response_format.json_schema.schema",
+    ),
+    (
+        {**HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+        "FIELD_INVALID",
+        "response_format.json_schema.schema",
+    ),
+    ({**HELLO, "presence_penalty": 2.5}, "OUT_OF_RANGE", "presence_penalty"),
+    ({**HELLO, "frequency_penalty": "much"}, "FIELD_INVALID", "frequency_penalty"),
+    ({**HELLO, "repeat_penalty": 0}, "OUT_OF_RANGE", "repeat_penalty"),
+    ({**HELLO, "logit_bias": [1]}, "FIELD_INVALID", "logit_bias"),
+    ({**HELLO, "logit_bias": {"the": 1}}, "FIELD_INVALID", "logit_bias"),
+    ({**HELLO, "logit_bias": {"-1": 1}}, "FIELD_INVALID", "logit_bias"),
+    ({**HELLO, "logit_bias": {"5": 101}}, "FIELD_INVALID", "logit_bias"),
+    ({**HELLO, "logit_bias": {str(one): 1 for one in range(301)}}, "FIELD_INVALID", "logit_bias"),
     ({**HELLO, "logprobs": True}, "FIELD_INVALID", "logprobs"),
     ({**HELLO, "n": True}, "FIELD_INVALID", "n"),
     ({**HELLO, "echo": True}, "FIELD_INVALID", "echo"),
-    ({**HELLO, "presence_penalty": 0.5}, "FIELD_INVALID", "presence_penalty"),
     ({**HELLO, "tempratur": 1}, "FIELD_INVALID", "tempratur"),
     ({**HELLO, "prompt": "x"}, "FIELD_INVALID", "prompt"),
     ({**HELLO, "stream_options": {"include_usage": True}}, "FIELD_INVALID", "stream_options"),

@@ -1,0 +1,130 @@
+"""Penalties, biases and schemas on the built-in model: exact wherever an answer is resumed, and never an abort."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import trio
+
+from inference.llama import LlamaEngine
+from p2p.errors import FIELD_INVALID, TetherError
+from p2p.messages import Sampling
+from tests.inference.test_llama import QUESTIONS, ask, loaded, prompt_of
+
+PERSON = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 8},
+            "age": {"type": "integer"},
+            "tags": {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 1, "maxItems": 2},
+        },
+        "required": ["name", "age", "tags"],
+        "additionalProperties": False,
+    }
+)
+WAYS = {
+    "penalties": Sampling(
+        temperature=0.8, seed=3, frequency_penalty=0.7, presence_penalty=0.4, repeat_penalty=1.2
+    ),
+    "greedy penalties": Sampling(temperature=0, frequency_penalty=0.9),
+    "typical": Sampling(temperature=1.2, seed=4, typical_p=0.6),
+    "bias": Sampling(temperature=0.9, seed=5, logit_bias=((40, 4.0), (300, -100.0))),
+    "schema": Sampling(temperature=0.8, seed=6, json_schema=PERSON),
+    "greedy schema": Sampling(temperature=0, json_schema=PERSON),
+    "all": Sampling(
+        temperature=0.9, seed=7, top_k=50, json_schema=PERSON, presence_penalty=0.3, logit_bias=((40, 2.0),)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_answer_is_the_same_alone_in_company_and_resumed_anywhere(way: str) -> None:
+    sampling = WAYS[way]
+    async with loaded() as engine:
+        prompts = [await prompt_of(engine, question) for question in QUESTIONS[:4]]
+        alone = [await ask(engine, prompt, sampling, max_tokens=32) for prompt in prompts]
+        together: dict[int, object] = {}
+
+        async def keep(index: int) -> None:
+            together[index] = await ask(engine, prompts[index], sampling, max_tokens=32)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(prompts)):
+                nursery.start_soon(keep, index)
+        assert [together[index] for index in range(len(prompts))] == alone
+        ids, text, finish = alone[1]
+        for k in range(len(ids) + 1):
+            rest, rest_text, rest_finish = await ask(
+                engine, prompts[1], sampling, resume=ids[:k], max_tokens=32
+            )
+            assert (rest, rest_finish) == (ids[k:], finish)
+            assert text.endswith(rest_text)
+
+
+async def test_an_answer_keeps_to_its_schema() -> None:
+    async with loaded() as engine:
+        for seed in range(6):
+            sampling = Sampling(temperature=1.0, seed=seed, json_schema=PERSON)
+            _, text, finish = await ask(engine, await prompt_of(engine, "Hello!"), sampling, max_tokens=200)
+            if finish == "stop":
+                told = json.loads(text)
+                assert list(told) == ["name", "age", "tags"]
+                assert (
+                    len(told["name"]) <= 8
+                    and isinstance(told["age"], int)
+                    and set(told["tags"]) <= {"red", "blue"}
+                )
+
+
+async def test_a_bias_forbids_a_token_and_a_penalty_thins_repetition() -> None:
+    async with loaded() as engine:
+        prompt = await prompt_of(engine, QUESTIONS[0])
+        plain, _, _ = await ask(engine, prompt)
+        biased, _, _ = await ask(engine, prompt, Sampling(temperature=0, logit_bias=((plain[0], -100.0),)))
+        assert plain[0] not in biased
+        thinned, _, _ = await ask(
+            engine, prompt, Sampling(temperature=0, presence_penalty=2.0, frequency_penalty=2.0)
+        )
+        assert len(set(thinned)) / len(thinned) > len(set(plain)) / len(plain)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "resume", "field"),
+    [
+        (Sampling(logit_bias=((10**6, 1.0),)), (), "logit_bias"),
+        (Sampling(json_schema=PERSON), (40, 41, 42), "resume"),
+        (Sampling(json_schema="{"), (), "response_format"),
+        (Sampling(json_schema='{"pattern": "(("}'), (), "response_format"),
+        (Sampling(json_schema='{"type": "array", "items": 7}'), (), "response_format"),
+        (Sampling(json_schema='{"type": "nothing"}'), (), "response_format"),
+        (Sampling(json_schema='{"properties": {"x": 1}}'), (), "response_format"),
+    ],
+    ids=["bias", "resume", "no json", "pattern", "items", "type", "property"],
+)
+async def test_what_cannot_be_sampled_by_is_refused_and_the_engine_lives(
+    sampling: Sampling, resume: tuple[int, ...], field: str
+) -> None:
+    async with loaded() as engine:
+        prompt = await prompt_of(engine, QUESTIONS[4])
+        with pytest.raises(TetherError) as caught:
+            await ask(engine, prompt, sampling, resume=resume)
+        assert (caught.value.code, caught.value.field) == (FIELD_INVALID, field)
+        assert await _still_answers(engine, prompt)
+
+
+async def test_a_schema_of_a_thousand_ways_slows_nobody_down_for_good() -> None:
+    wide: dict[str, Any] = {"anyOf": [{"type": "array", "items": {"enum": ["a", "b"]}}] * 200}
+    async with loaded() as engine:
+        prompt = await prompt_of(engine, QUESTIONS[4])
+        ids, _, _ = await ask(
+            engine, prompt, Sampling(temperature=0.7, seed=1, json_schema=json.dumps(wide)), max_tokens=16
+        )
+        assert ids
+        assert await _still_answers(engine, prompt)
+
+
+async def _still_answers(engine: LlamaEngine, prompt: tuple[int, ...]) -> bool:
+    return bool((await ask(engine, prompt))[0])
