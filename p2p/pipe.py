@@ -68,6 +68,14 @@ class _Lane:
             rest = rest[room:]
             self._changed.unpark_all()
 
+    def write_now(self, data: bytes) -> bool:
+        if self._broken or self._closed or self._held_bytes + len(data) > self._capacity_bytes:
+            return False
+        self._chunks.append((trio.current_time() + self._delay_s(), data))
+        self._held_bytes += len(data)
+        self._changed.unpark_all()
+        return True
+
     def close(self) -> None:
         self._closed = True
         self._changed.unpark_all()
@@ -104,6 +112,9 @@ class PipeStream:
 
     async def write(self, data: bytes) -> None:
         await self._outgoing.write(data)
+
+    def write_now(self, data: bytes) -> bool:
+        return self._outgoing.write_now(data)
 
     async def close(self) -> None:
         self._outgoing.close()

@@ -66,6 +66,17 @@ class EagerStream(yamux.YamuxStream):
             await self.conn._write_frame(_header(yamux.TYPE_DATA, 0, self.stream_id, len(part)) + part)
             rest = rest[len(part) :]
 
+    def write_now(self, data: bytes) -> bool:
+        """Queue all of data if there is credit and room for it, and nothing is wrong."""
+        whole = len(data) <= min(self.send_window, FRAME_BYTES)
+        if not whole or self.reset_received or self.send_closed or self.closed:
+            return False
+        assert isinstance(self.conn, Muxer)
+        if not self.conn.queue_now(_header(yamux.TYPE_DATA, 0, self.stream_id, len(data)) + data):
+            return False
+        self.send_window -= len(data)
+        return True
+
     async def read(self, n: int | None = -1) -> bytes:
         await trio.lowlevel.checkpoint()
         while True:
@@ -150,6 +161,15 @@ class Muxer(yamux.Yamux):
         self._filled.unpark_all()
         if self._queued_bytes > QUEUE_BYTES + FRAME_BYTES + CONTROL_BYTES:
             self._break()
+
+    def queue_now(self, data: bytes) -> bool:
+        """Queue a frame unless it would have to wait."""
+        if self._queued_bytes > QUEUE_BYTES or self.event_shutting_down.is_set():
+            return False
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+        self._filled.unpark_all()
+        return True
 
     async def _handle_incoming_with_ready_signal(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

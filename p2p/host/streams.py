@@ -40,6 +40,9 @@ class MuxedStream:
         except LIBP2P_FAULTS as error:
             raise broken(error) from error
 
+    def write_now(self, data: bytes) -> bool:
+        return self._muxed.write_now(data)
+
     async def close(self) -> None:
         try:
             await self._muxed.close()

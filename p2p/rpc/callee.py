@@ -7,47 +7,41 @@ greeted ──> carried ──stream broke──> detached ──greeted again w
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
 
 from p2p.errors import (
+    CALL_LOST,
     CANCELLED,
     CAPACITY,
-    DEADLINE,
-    FLOW_VIOLATION,
     FRAME_INVALID,
+    FRAME_TOO_LARGE,
     INTERNAL,
     UNKNOWN_METHOD,
+    Code,
     TetherError,
 )
 from p2p.frames import FrameReader
 from p2p.identity import PeerId
 from p2p.rpc.channel import Channel, hang_up
-from p2p.rpc.frames import (
-    Cancel,
-    Credit,
-    End,
-    Failed,
-    Last,
-    Numbered,
-    Open,
-    Welcome,
-    pack,
-)
+from p2p.rpc.crew import Crew, Member, Watched
+from p2p.rpc.deadlines import Deadlines
+from p2p.rpc.frames import Block, Cancel, Credit, Failed, Hello, More, Numbered, Open, pack
 from p2p.rpc.incoming import IncomingCall
+from p2p.rpc.latency import Latency
 from p2p.rpc.limits import RpcLimits
 from p2p.rpc.metrics import OK, RpcMetrics
+from p2p.rpc.reading import LaneReading
 from p2p.transport import Stream
 
 _log: Final = structlog.get_logger()
 
-Answer = Callable[[IncomingCall], Awaitable[bytes | None]]
-"""A handler by its bytes: what it returns is the last answer, None if it has sent all of them."""
+Answer = Callable[[IncomingCall], Coroutine[Any, Any, None]]
+"""A handler by its bytes: it answers with `IncomingCall.send`, and at last with `finish` or `end`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +60,44 @@ class Usage:
     request_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What sessions share of a node."""
+
+    crew: Crew
+    deadlines: Deadlines
+    limits: RpcLimits
+    metrics: RpcMetrics
+
+
 class CalleeSession:
-    """The calls that one lane of a peer brought. spawn: starts a handler in the nursery that outlives streams."""
+    """The calls that one lane of a peer brought. services: what this peer may call, by name."""
 
     def __init__(
         self,
         peer: PeerId,
-        credit: int,
+        hello: Hello,
         usage: Usage,
         allowed_calls: int,
         services: Callable[[str], Service | None],
-        spawn: Callable[[Callable[[], Awaitable[None]]], None],
-        limits: RpcLimits,
-        metrics: RpcMetrics,
+        latency: Latency,
+        host: Host,
     ) -> None:
         self.peer = peer
-        self.limits = limits
-        self.channel = Channel(limits, self._deliver)
-        self.credit = self._window = min(credit, limits.lane_credit_bytes)
-        self.credited = trio.lowlevel.ParkingLot()
+        self.limits = host.limits
+        self.channel = Channel(host.limits, latency)
         self.over = False
         self.streams = 0
+        self._correlation = hello.instance + hello.serial.to_bytes(3, "big")
         self._usage = usage
         self._allowed_calls = allowed_calls
         self._services = services
-        self._spawn = spawn
-        self._metrics = metrics
+        self._host = host
         self._calls: dict[int, IncomingCall] = {}
+        self._last_number = 0
+        self._reading: LaneReading | None = None
         self._detached = trio.Event()
         self._detached.set()
-
-    def send(self, call: IncomingCall, frame: Numbered) -> None:
-        self.channel.send(frame, call.priority)
 
     async def carry(self, stream: Stream, reader: FrameReader, received: int) -> TetherError | None:
         """Go on over this stream instead of the last one. Returns why it ended; None: a newer stream took over."""
@@ -109,9 +109,10 @@ class CalleeSession:
             await hang_up(stream, None, self.limits)
             return None
         self._detached = trio.Event()
+        self._reading = reading = LaneReading(self, reader, self._host.crew)
         try:
-            greeting = pack(Welcome(self.channel.received))
-            verdict = await self.channel.carry(stream, reader, greeting=greeting, peer_received=received)
+            greeting = pack(Block(self.channel.received, []))
+            verdict = await self.channel.carry(stream, reading.run, greeting=greeting, peer_received=received)
             return verdict if turn == self.streams else None
         finally:
             self._detached.set()
@@ -121,102 +122,123 @@ class CalleeSession:
         self.over = True
         self.channel.interrupt(why)
         for call in list(self._calls.values()):
-            call.cancel(why)
+            self._drop(call, why)
+
+    def correlation(self, number: int) -> str:
+        return (self._correlation + number.to_bytes(5, "big")).hex()
+
+    def say(self, frame: Numbered, size: int) -> None:
+        """For the calls. While the stream's reader runs a handler itself, it writes for it afterwards."""
+        self.channel.outbox.put(frame, size)
+        if self._reading is None or not self._reading.running:
+            self.channel.write_soon()
 
     # ── What the peer sends ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _deliver(self, frame: Numbered) -> None:
+    def deliver(self, frame: Numbered) -> IncomingCall | None:
+        """Take a frame; a call to be run now, if that makes one. Raises TetherError for the peer's faults."""
+        if isinstance(frame, Open):
+            return self._open(frame)
+        if frame.call > self._last_number:
+            raise TetherError(FRAME_INVALID, f"Call {frame.call} was never opened.")
+        call = self._calls.get(frame.call)
+        if call is None:
+            return None  # it is over on this side, and the frame is late
         match frame:
-            case _ if self.over:
-                pass
-            case Open():
-                self._open(frame)
-            case Credit(call=number, amount=amount):
-                self._credit(number, amount)
-            case Cancel(call=number):
-                if number in self._calls:
-                    self._calls[number].cancel(TetherError(CANCELLED, "The caller went away."))
+            case Credit(amount=amount):
+                call.credited(amount)
+            case More(part=part):
+                return call if call.more(part) else None
+            case Cancel():
+                self._drop(call, TetherError(CANCELLED, "The caller went away."))
             case _:
                 raise TetherError(FRAME_INVALID, "Only a callee sends that.")
+        return None
 
-    def _open(self, frame: Open) -> None:
-        if frame.call in self._calls:
-            raise TetherError(FRAME_INVALID, f"Call {frame.call} is open already.")
+    def _open(self, frame: Open) -> IncomingCall | None:
+        if frame.call <= self._last_number:
+            raise TetherError(FRAME_INVALID, f"Call {frame.call} was opened before.")
+        self._last_number = frame.call
         service = self._services(frame.method)
         usage, limits = self._usage, self.limits
+        size = len(frame.request) + frame.rest
         if service is None:
-            self._refuse(frame, TetherError(UNKNOWN_METHOD, f"There is no call {frame.method!r} here."))
-        elif usage.calls >= self._allowed_calls or (
-            usage.request_bytes and usage.request_bytes + len(frame.request) > limits.inbound_request_bytes
-        ):
-            detail = f"{usage.calls} calls of this peer are under way."
-            self._refuse(frame, TetherError(CAPACITY, detail, retry_after_s=limits.capacity_retry_s))
+            return self._refuse(frame, UNKNOWN_METHOD, f"There is no call {frame.method!r} here.")
+        if size > limits.message_bytes:
+            detail = f"The request has {size} bytes; {limits.message_bytes} are allowed."
+            return self._refuse(frame, FRAME_TOO_LARGE, detail)
+        if usage.calls >= self._allowed_calls or usage.request_bytes + size > limits.inbound_request_bytes:
+            return self._refuse(frame, CAPACITY, f"{usage.calls} calls of this peer are under way.")
+        call = IncomingCall(self, frame, service.answer)
+        call.credited(0)
+        self._calls[call.number] = call
+        usage.calls += 1
+        usage.request_bytes += size
+        self._host.metrics.call_started("callee", call.method)
+        if call.whole:
+            return call
+        self.say(Credit(call.number, frame.rest), 0)
+        return None
+
+    def _refuse(self, frame: Open, code: Code, detail: str) -> IncomingCall | None:
+        retry_after_s = self.limits.capacity_retry_s if code is CAPACITY else None
+        fault = TetherError(code, detail, retry_after_s=retry_after_s)
+        self.say(Failed(frame.call, fault.to_wire()), 0)
+        return None
+
+    def _drop(self, call: IncomingCall, why: TetherError) -> None:
+        if call.whole:
+            call.cancel(why)
         else:
-            call = IncomingCall(self, frame)
-            self._calls[call.number] = call
-            usage.calls += 1
-            usage.request_bytes += len(call.request)
-            self._metrics.call_started("callee", call.method)
-            answer = service.answer
-            self._spawn(partial(self._run, call, answer))
+            self._forget(call, why.code.name)
 
-    def _refuse(self, frame: Open, why: TetherError) -> None:
-        self.channel.send(Failed(frame.call, why.to_wire()), frame.priority)
-
-    def _credit(self, number: int, amount: int) -> None:
-        if number == 0:
-            self.credit += amount
-            self.credited.unpark_all()
-            if self.credit > self._window:
-                raise TetherError(FLOW_VIOLATION, "The peer returned credit that it never used.")
-        elif call := self._calls.get(number):
-            call.credit += amount
-            call.credited.unpark_all()
-            if call.credit > call.window:
-                raise TetherError(FLOW_VIOLATION, f"Call {number} was given credit back that it never used.")
+    def _forget(self, call: IncomingCall, code: str) -> None:
+        del self._calls[call.number]
+        self._usage.calls -= 1
+        self._usage.request_bytes -= call.request_bytes
+        self._host.deadlines.remove(call.ticket)
+        self._host.metrics.call_ended(
+            "callee",
+            call.method,
+            code,
+            seconds=trio.current_time() - call.started,
+            sent_bytes=call.sent_bytes,
+            received_bytes=len(call.request),
+        )
 
     # ── Handlers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, call: IncomingCall, answer: Answer) -> None:
-        started = trio.current_time()
-        code = INTERNAL.name
-        try:
-            end = await self._supervise(call, answer)
-            code = end.error.code if isinstance(end, Failed) else OK
-            if call.lost is None:
-                self.send(call, end)
-        finally:
-            del self._calls[call.number]
-            self._usage.calls -= 1
-            self._usage.request_bytes -= len(call.request)
-            self._metrics.call_ended(
-                "callee",
-                call.method,
-                code,
-                seconds=trio.current_time() - started,
-                sent_bytes=call.sent_bytes,
-                received_bytes=len(call.request),
-            )
+    async def run(self, call: IncomingCall, member: Member, waits: Callable[[], None]) -> None:
+        """Run a handler to its end in this task. waits: called once if it does not end without a wait."""
 
-    async def _supervise(self, call: IncomingCall, answer: Answer) -> Last | End | Failed:
-        """Run a handler to its end. A fault is its answer; a bug of ours is logged, and the node goes on."""
-        end: Last | End
+        def waiting() -> None:
+            call.member = member
+            if call.deadline is not None:
+                call.ticket = self._host.deadlines.add(call.deadline, call.expire)
+            waits()
+
+        fault: TetherError | None = None
+        ended = False
         try:
-            with call.scope:
-                last = await answer(call)
-                if last is None:
-                    end = End(call.number)
-                else:
-                    await call.await_credit(last)
-                    end = Last(call.number, last)
-            if not call.scope.cancelled_caught:
-                return end
-            fault = call.lost or TetherError(DEADLINE, "The caller's time was over before the answer.")
+            fault = await self._supervise(call, waiting)
+            ended = True
+        finally:
+            call.member = None
+            fault = fault if ended else call.fault
+            if call.lost is None and fault is not None:
+                self.say(Failed(call.number, fault.to_wire()), 0)
+            code = fault.code if fault is not None else CALL_LOST
+            self._forget(call, OK if ended and fault is None else code.name)
+
+    async def _supervise(self, call: IncomingCall, waiting: Callable[[], None]) -> TetherError | None:
+        """A fault is its answer; a bug of ours is logged, and the node goes on."""
+        try:
+            await Watched(call.answer(call), waiting)
         except TetherError as error:
-            fault = error
+            return error
         except Exception as error:  # noqa: BLE001 the one supervisor of foreign code: a call ends, not the daemon
-            fault = _only_fault(error) or _crashed(call, error)
-        return Failed(call.number, fault.to_wire())
+            return _only_fault(error) or _crashed(call, error)
+        return None
 
 
 def _only_fault(error: Exception) -> TetherError | None:

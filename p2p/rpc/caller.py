@@ -7,53 +7,69 @@ new ──dial──> carried ──stream broke──> detached ──redialled
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Final
 
 import structlog
 import trio
 
-from p2p.errors import (
-    CALL_LOST,
-    CAPACITY,
-    FLOW_VIOLATION,
-    FRAME_INVALID,
-    FRAME_TOO_LARGE,
-    UNREACHABLE,
-    TetherError,
-)
+from p2p.errors import CALL_LOST, CAPACITY, FRAME_INVALID, FRAME_TOO_LARGE, UNREACHABLE, TetherError
 from p2p.frames import FrameReader
 from p2p.identity import PeerId
 from p2p.rpc.channel import Channel, dismissed_by, hang_up
+from p2p.rpc.credit import Pool
+from p2p.rpc.deadlines import Deadlines
 from p2p.rpc.frames import (
     VERSION,
+    Block,
     Cancel,
     Credit,
     Data,
     End,
     Failed,
-    Goodbye,
     Hello,
     Last,
     Numbered,
     Open,
-    Welcome,
+    Part,
     pack,
     unpack,
-    weight,
 )
+from p2p.rpc.latency import Latency
 from p2p.rpc.limits import RpcLimits
 from p2p.rpc.metrics import RpcMetrics
-from p2p.rpc.outgoing import CREDIT_RETURNS, OutgoingCall
+from p2p.rpc.outgoing import OutgoingCall
 from p2p.transport import Stream, refused
 
 _log: Final = structlog.get_logger()
 
 Dial = Callable[[bool], Awaitable[Stream]]
 """Open a stream to the session's peer; True: connect first, the connection may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Which session of which peer. instance, serial: of this node's start, and of the session among all of that."""
+
+    peer: PeerId
+    priority: int
+    instance: bytes
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a session shares with others: a peer's pool and latency, a node's deadlines."""
+
+    pool: Pool
+    latency: Latency
+    deadlines: Deadlines
+    limits: RpcLimits
+    metrics: RpcMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,95 +80,94 @@ class _Resumed:
 
 
 class CallerSession:
-    """All calls of one lane to one peer. serial: distinguishes this node's sessions; instance: this node's start."""
+    """All calls of one lane to one peer."""
 
-    def __init__(
-        self, peer: PeerId, dial: Dial, instance: bytes, serial: int, limits: RpcLimits, metrics: RpcMetrics
-    ) -> None:
-        self.peer = peer
-        self.limits = limits
-        self.metrics = metrics
-        self.channel = Channel(limits, self._deliver)
+    def __init__(self, lane: Lane, dial: Dial, shared: Shared) -> None:
+        self.priority = lane.priority
+        self.pool = shared.pool
+        self.deadlines = shared.deadlines
+        self.limits = shared.limits
+        self.metrics = shared.metrics
+        self.channel = Channel(shared.limits, shared.latency)
         self.over = False
+        self._lane = lane
         self._dial = dial
-        self._instance = instance
-        self._serial = serial
         self._calls: dict[int, OutgoingCall] = {}
         self._last_number = 0
-        self._outstanding = 0
-        self._owed = 0
         self._pause = trio.CancelScope()
 
     # ── For the calls ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def open(self, method: str, priority: int, request: bytes, timeout_s: float | None) -> OutgoingCall:
-        """Raises TetherError(FRAME_TOO_LARGE | CAPACITY)."""
-        if len(request) > self.limits.message_bytes:
-            detail = f"The request has {len(request)} bytes; {self.limits.message_bytes} are allowed."
+    def open(self, method: str, request: bytes, timeout_s: float) -> OutgoingCall:
+        """timeout_s: inf for none. Raises TetherError(FRAME_TOO_LARGE | CAPACITY)."""
+        limits, channel = self.limits, self.channel
+        if len(request) > limits.message_bytes:
+            detail = f"The request has {len(request)} bytes; {limits.message_bytes} are allowed."
             raise TetherError(FRAME_TOO_LARGE, detail)
-        if self.channel.backlog_bytes + len(request) > self.limits.backlog_bytes // 2:
-            raise TetherError(
-                CAPACITY, "Too much is waiting for this peer.", retry_after_s=self.limits.capacity_retry_s
-            )
-        self._last_number += 1
-        number = self._last_number
-        timeout_ms = None if timeout_s is None else max(0, round(timeout_s * 1000))
-        credit = self.limits.call_credit_bytes
-        frame = Open(number, os.urandom(16), method, priority, timeout_ms, credit, request)
-        call = OutgoingCall(self, frame, self.channel.send(frame, priority))
+        if channel.outbox.backlog_bytes + limits.part_bytes > limits.backlog_bytes // 2:
+            detail = "Too much is waiting for this peer."
+            raise TetherError(CAPACITY, detail, retry_after_s=limits.capacity_retry_s)
+        self._last_number = number = self._last_number + 1
+        call = OutgoingCall(self, number, method, request, timeout_s)
+        first = call.first_part
+        timeout_ms = None if timeout_s == inf else max(0, round(timeout_s * 1000))
+        channel.outbox.put(Open(number, method, timeout_ms, call.credit, call.rest, first), len(first))
+        if self._calls:
+            channel.write_soon()  # in company a call waits for others that open in the same turn of the loop
+        else:
+            channel.flush()
         self._calls[number] = call
         self.metrics.call_started("caller", method)
         return call
 
-    def consumed(self, message: bytes) -> None:
-        """A message left memory: its weight goes back to the session's credit when enough has come together."""
-        self._owed += weight(message)
-        if self._owed >= self.limits.lane_credit_bytes // CREDIT_RETURNS:
-            self._outstanding -= self._owed
-            self.channel.send(Credit(0, self._owed), 0)
-            self._owed = 0
-
-    def closed(self, call: OutgoingCall, *, cancelled: bool) -> None:
-        self._calls.pop(call.number, None)
-        if cancelled and not self.channel.withdraw(call.opened) and not self.over:
-            self.channel.send(Cancel(call.number), call.priority)
+    def cancel(self, call: OutgoingCall) -> None:
+        """Nobody waits for this call any more; what is still on its way will be late."""
+        if self._calls.pop(call.number, None) is None:
+            return
+        self.channel.outbox.stop(call)
+        if not self.channel.outbox.withdraw(call.number):
+            self.channel.send(Cancel(call.number))
 
     # ── What the peer sends ──────────────────────────────────────────────────────────────────────────────────────
 
+    async def _read(self, reader: FrameReader) -> None:
+        channel = self.channel
+        while bodies := await reader.some():
+            for body in bodies:
+                for frame in channel.take(body):
+                    channel.received += 1
+                    self._deliver(frame)
+            channel.flush()
+
     def _deliver(self, frame: Numbered) -> None:
+        number = frame.call
+        call = self._calls.get(number)
+        if call is None:
+            if number > self._last_number:
+                raise TetherError(FRAME_INVALID, f"Call {number} was never opened.")
+            return  # it is over on this side, and the frame is late
         match frame:
-            case Data(call=number, message=message) | Last(call=number, message=message):
-                self._arrived(number, message)
-                if isinstance(frame, Last):
-                    self._ended(number, None)
-            case End(call=number):
-                self._ended(number, None)
-            case Failed(call=number, error=error):
-                self._ended(number, TetherError.from_wire(error))
+            case Last(message=message):
+                del self._calls[number]
+                call.arrived(message)
+                call.ended(None)
+            case Data(message=message):
+                call.arrived(message)
+            case Part(part=part, rest=rest):
+                call.part_arrived(part, rest)
+            case Credit(amount=amount):
+                call.credited(amount)
+            case End():
+                self._ended(call, None)
+            case Failed(error=error):
+                self._ended(call, TetherError.from_wire(error))
             case _:
                 raise TetherError(FRAME_INVALID, "Only a caller sends that.")
 
-    def _arrived(self, number: int, message: bytes) -> None:
-        if self._outstanding >= self.limits.lane_credit_bytes:
-            raise TetherError(FLOW_VIOLATION, "The session was answered beyond its credit.")
-        self._outstanding += weight(message)
-        call = self._known(number)
-        if call is None:
-            self.consumed(message)
-        else:
-            call.arrived(message)
-
-    def _ended(self, number: int, failure: TetherError | None) -> None:
-        call = self._known(number)
-        if call is not None:
-            del self._calls[number]
-            call.ended(failure)
-
-    def _known(self, number: int) -> OutgoingCall | None:
-        """None: the call is over on this side and the frame is late. Raises TetherError(FRAME_INVALID)."""
-        if number > self._last_number:
-            raise TetherError(FRAME_INVALID, f"Call {number} was never opened.")
-        return self._calls.get(number)
+    def _ended(self, call: OutgoingCall, failure: TetherError | None) -> None:
+        del self._calls[call.number]
+        self.channel.outbox.stop(call)
+        call.ended(failure)
 
     # ── The streams ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -162,7 +177,7 @@ class CallerSession:
         try:
             end = await self._run()
             if end.code not in (UNREACHABLE, CALL_LOST):
-                _log.warning("rpc.session_ended", peer=self.peer, code=end.code.name, detail=end.detail)
+                _log.warning("rpc.session_ended", peer=self._lane.peer, code=end.code.name, detail=end.detail)
         finally:
             self.over = True
             for call in self._calls.values():
@@ -174,8 +189,10 @@ class CallerSession:
             stream = await self._dial(False)
         except TetherError as error:
             return error
-        reader = FrameReader(stream, self.limits.frame_bytes)
-        verdict = await self.channel.carry(stream, reader, greeting=self._hello(), peer_received=0)
+        reader = FrameReader(stream, self.limits.block_bytes)
+        verdict = await self.channel.carry(
+            stream, partial(self._read, reader), greeting=self._hello(), peer_received=0
+        )
         while verdict.code is UNREACHABLE:
             if not self._calls:
                 return verdict
@@ -183,7 +200,10 @@ class CallerSession:
             if isinstance(resumed, TetherError):
                 return resumed
             verdict = await self.channel.carry(
-                resumed.stream, resumed.reader, greeting=b"", peer_received=resumed.received
+                resumed.stream,
+                partial(self._read, resumed.reader),
+                greeting=b"",
+                peer_received=resumed.received,
             )
         return verdict
 
@@ -215,10 +235,10 @@ class CallerSession:
         with trio.CancelScope(deadline=timeout_at):
             try:
                 stream = await self._dial(True)
-                reader = FrameReader(stream, self.limits.frame_bytes)
+                reader = FrameReader(stream, self.limits.block_bytes)
                 await stream.write(self._hello())
                 received = await _welcome(reader)
-                self.channel.welcomed = True
+                self.channel.heard = True
                 return _Resumed(stream, reader, received)
             except TetherError as caught:
                 error = caught
@@ -234,21 +254,15 @@ class CallerSession:
             self.channel.interrupt()
 
     def _hello(self) -> bytes:
+        lane, channel = self._lane, self.channel
         return pack(
-            Hello(
-                VERSION,
-                self._instance,
-                self._serial,
-                self.channel.welcomed,
-                self.channel.received,
-                self.limits.lane_credit_bytes,
-            )
+            Hello(VERSION, lane.instance, lane.serial, lane.priority, channel.heard, channel.received)
         )
 
     def _fail_unsent(self, error: TetherError) -> None:
         """Calls that were opened while there was no stream never left: they fail like any dial, without the wait."""
         for call in list(self._calls.values()):
-            if self.channel.withdraw(call.opened):
+            if self.channel.outbox.withdraw(call.number):
                 del self._calls[call.number]
                 call.ended(TetherError.from_wire(error.to_wire()))
 
@@ -257,10 +271,10 @@ async def _welcome(reader: FrameReader) -> int:
     """Read the answer to a greeting: how many frames the peer has. Raises TetherError."""
     body = await reader.one()
     match unpack(body) if body is not None else None:
-        case Welcome(received=received):
-            return received
-        case Goodbye(error=error):
+        case Block(farewell=error) if error is not None:
             raise dismissed_by(error)
+        case Block(received=received, frames=[]):
+            return received
         case None:
             raise TetherError(UNREACHABLE, "The stream ended before its greeting.")
         case _:

@@ -1,7 +1,7 @@
 """Numbered frames in order, exactly once, over as many streams as it takes.
 
-    send ──> queue by priority ──> written and kept ──> acknowledged, forgotten
-                                        └── the stream broke: sent again on the next, from where the peer stands
+    send ──> queue ──> written in a block, and kept ──> acknowledged, forgotten
+                               └── the stream broke: sent again on the next, from where the peer stands
 
 What breaks a stream and what ends the channel are told apart by the code that `carry` returns: UNREACHABLE is a
 broken stream, after which another may go on; anything else is the end.
@@ -9,56 +9,46 @@ broken stream, after which another may go on; anything else is the end.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 from typing import Final
 
 import trio
 
-from p2p.errors import CALL_LOST, FLOW_VIOLATION, FRAME_INVALID, UNREACHABLE, TetherError, WireError
-from p2p.frames import READ_BYTES, FrameReader
-from p2p.rpc.frames import Ack, Goodbye, Hello, Numbered, Welcome, pack, unpack
+from p2p.errors import CALL_LOST, FRAME_INVALID, UNREACHABLE, TetherError, WireError
+from p2p.frames import READ_BYTES
+from p2p.rpc.bell import Bell
+from p2p.rpc.frames import Block, Numbered, pack, unpack
+from p2p.rpc.latency import Latency
 from p2p.rpc.limits import RpcLimits
+from p2p.rpc.outbox import Outbox
 from p2p.transport import Stream
 
-PRIORITIES: Final = 3
-
-
-class Queued:
-    """A frame on its way to the writer; until that has taken it, it may be withdrawn."""
-
-    __slots__ = ("data", "state")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.state = "waiting"
-
-    @property
-    def taken(self) -> bool:
-        return self.state == "taken"
+HANDS: Final = 64
+"""Senders that go on at a time when there is room: a batch of small frames."""
 
 
 class Channel:
-    """One direction each way. deliver: called in the reader for each numbered frame, once; it never blocks and may
-    raise TetherError for a fault of the peer's."""
+    """One lane, both ways. received: frames of the peer's so far; heard: whether it has ever said anything."""
 
-    def __init__(self, limits: RpcLimits, deliver: Callable[[Numbered], None]) -> None:
+    def __init__(self, limits: RpcLimits, latency: Latency) -> None:
         self.received = 0
-        self.welcomed = False
-        self.backlog_bytes = 0
+        self.heard = False
+        self.outbox = Outbox(limits)
+        self.room = trio.lowlevel.ParkingLot()
         self._limits = limits
-        self._deliver = deliver
-        self._queues: tuple[deque[Queued], ...] = tuple(deque() for _ in range(PRIORITIES))
-        self._kept: deque[bytes] = deque()
-        self._kept_from = 0
-        self._again: deque[bytes] = deque()
+        self._latency = latency
         self._acked = 0
         self._unacked_bytes = 0
-        self._wake = trio.Event()
+        self._hurried = False
+        self._probe: tuple[int, float] | None = None
+        self._next_probe = -inf
+        self._writer = Bell()
+        self._stream: Stream | None = None
         self._link: trio.CancelScope | None = None
         self._mid_write = False
+        self._refused = b""
         self._stopping = False
         self._dismissed = False
         self._interruption = TetherError(UNREACHABLE, "The connection broke.")
@@ -68,20 +58,27 @@ class Channel:
         """Whether a stream carries this channel now."""
         return self._link is not None
 
-    def send(self, frame: Numbered, priority: int) -> Queued:
-        """Queue a frame behind those of its priority; 0 goes first."""
-        queued = Queued(pack(frame))
-        self._queues[priority].append(queued)
-        self.backlog_bytes += len(queued.data)
-        self._wake.set()
-        return queued
+    def send(self, frame: Numbered, size: int = 0) -> None:
+        """Queue a frame for the next block. size: bytes of the message in it."""
+        self.outbox.put(frame, size)
+        self._writer.ring()
 
-    def withdraw(self, queued: Queued) -> bool:
-        """Take a frame back. False: too late, the peer may have it."""
-        if queued.state == "waiting":
-            queued.state = "withdrawn"
-            self.backlog_bytes -= len(queued.data)
-        return queued.state == "withdrawn"
+    def write_soon(self) -> None:
+        """There is something in the outbox."""
+        self._writer.ring()
+
+    def flush(self) -> None:
+        """Write what is in the outbox, or an acknowledgement that is due; here and now if nothing is in the way."""
+        outbox = self.outbox
+        if not outbox.queued and not self._ack_is_due():
+            return
+        if self._stream is None or self._mid_write or self._refused or not outbox.fits_one_block:
+            self._writer.ring()
+            return
+        block = self._next_block()
+        if block and not self._stream.write_now(block):
+            self._refused = block
+            self._writer.ring()
 
     def interrupt(self, why: TetherError | None = None) -> None:
         """Let `carry` return. why: the end of the channel, said to the peer; None: the stream is known to be dead."""
@@ -89,16 +86,43 @@ class Channel:
         if self._link is not None:
             self._link.cancel()
 
+    def take(self, body: bytes) -> list[Numbered]:
+        """Open a block. Whoever delivers its frames counts each in received. Raises the peer's fault or farewell."""
+        block = unpack(body)
+        if not isinstance(block, Block):
+            raise TetherError(FRAME_INVALID, "A session is greeted once a stream.")
+        self.heard = True
+        if block.farewell is not None:
+            self._dismissed = True
+            raise dismissed_by(block.farewell)
+        self.outbox.acknowledged(block.received)
+        if self._probe is not None and block.received >= self._probe[0]:
+            self._latency.measured(trio.current_time() - self._probe[1])
+            self._probe = None
+        if block.hurry:
+            self._hurried = True
+        if block.frames:
+            self._unacked_bytes += len(body)
+        return block.frames
+
     async def carry(
-        self, stream: Stream, reader: FrameReader, *, greeting: bytes, peer_received: int
+        self,
+        stream: Stream,
+        read: Callable[[], Awaitable[None]],
+        *,
+        greeting: bytes,
+        peer_received: int,
     ) -> TetherError:
         """Write greeting, then pass frames both ways for as long as it goes well; the stream is closed afterwards.
 
-        peer_received: how many of this side's frames the peer has. Returns why it ended.
+        read: delivers what `take` returns, until the stream ends. peer_received: how many of this side's frames the
+        peer has. Returns why it ended.
         """
         verdicts: list[TetherError] = []
         farewell: TetherError | None = TetherError(CALL_LOST, "The peer is shutting down.")
         self._mid_write = self._stopping = False
+        self._refused = b""
+        self._probe = None
         self._interruption = TetherError(UNREACHABLE, "The connection broke.")
         try:
             with trio.CancelScope() as self._link:
@@ -111,13 +135,61 @@ class Channel:
 
                     nursery.start_soon(write)
                     with _kept_in(verdicts):
-                        await self._read_all(reader)
+                        await read()
                     self._stop_writing(nursery.cancel_scope, at_once=not self._farewell(verdicts))
             farewell = self._farewell(verdicts)
             return verdicts[0] if verdicts else self._interruption
         finally:
-            self._link = None
+            self._stream = self._link = None
             await hang_up(stream, None if self._mid_write else farewell, self._limits)
+
+    # ── Writing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _write_all(self, stream: Stream, greeting: bytes, peer_received: int) -> None:
+        self.outbox.acknowledged(peer_received)
+        self.outbox.repeat()
+        block = greeting + self._next_block()
+        self._stream = stream
+        while not self._stopping:
+            if block:
+                self._mid_write = True
+                await stream.write(block)
+                self._mid_write = False
+                if self.room and not self.outbox.full:
+                    self.room.unpark(count=HANDS)
+            else:
+                self.room.unpark_all()
+                await self._writer.wait()
+            block, self._refused = self._refused, b""
+            block = block or self._next_block()
+
+    def _next_block(self) -> bytes:
+        """What to write next; empty: nothing to say."""
+        frames = self.outbox.take()
+        if not frames and not self._ack_is_due():
+            return b""
+        self._acked = self.received
+        self._unacked_bytes = 0
+        self._hurried = False
+        return pack(Block(self.received, frames, bool(frames) and self._measuring()))
+
+    def _measuring(self) -> bool:
+        """Whether to ask for an acknowledgement at once: now and then, while the lane is in use."""
+        now = trio.current_time()
+        if now < self._next_probe:
+            return False
+        self._next_probe = now + self._limits.probe_s
+        self._probe = (self.outbox.sent, now)
+        return True
+
+    def _ack_is_due(self) -> bool:
+        return (
+            self._hurried
+            or self.received - self._acked >= self._limits.ack_frames
+            or self._unacked_bytes >= self._limits.ack_bytes
+        )
+
+    # ── Parting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _farewell(self, verdicts: list[TetherError]) -> TetherError | None:
         """What to tell the peer: nothing if the stream is broken, or if it was the peer who ended the session."""
@@ -125,78 +197,10 @@ class Channel:
         return None if verdict.code is UNREACHABLE or self._dismissed else verdict
 
     def _stop_writing(self, scope: trio.CancelScope, *, at_once: bool) -> None:
-        """A farewell needs the frame that is being written whole before it, if the peer takes it at all."""
+        """A farewell needs the block that is being written whole before it, if the peer takes it at all."""
         self._stopping = True
-        self._wake.set()
+        self._writer.ring()
         scope.deadline = -inf if at_once else trio.current_time() + self._limits.goodbye_s
-
-    async def _write_all(self, stream: Stream, greeting: bytes, peer_received: int) -> None:
-        self._acknowledged(peer_received)
-        self._again = deque(self._kept)
-        batch = [greeting, *self._batch()]
-        while not self._stopping:
-            if batch:
-                self._mid_write = True
-                await stream.write(b"".join(batch))
-                self._mid_write = False
-            else:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            batch = self._batch()
-
-    def _batch(self) -> list[bytes]:
-        """What to write next: first what an earlier stream lost, then by priority. Empty: nothing to do."""
-        if self.backlog_bytes > self._limits.backlog_bytes:
-            raise TetherError(FLOW_VIOLATION, "The peer acknowledges nothing.")
-        batch: list[bytes] = []
-        size = 0
-        while self._again and size < self._limits.batch_bytes:
-            batch.append(self._again.popleft())
-            size += len(batch[-1])
-        for queue in self._queues:
-            while queue and size < self._limits.batch_bytes:
-                queued = queue.popleft()
-                if queued.state == "waiting":
-                    queued.state = "taken"
-                    self._kept.append(queued.data)
-                    batch.append(queued.data)
-                    size += len(queued.data)
-        if self.received > self._acked and (batch or self._ack_is_due()):
-            batch.insert(0, pack(Ack(self.received)))
-            self._acked = self.received
-            self._unacked_bytes = 0
-        return batch
-
-    async def _read_all(self, reader: FrameReader) -> None:
-        while bodies := await reader.some():
-            for body in bodies:
-                match unpack(body):
-                    case Ack(received=received):
-                        self._acknowledged(received)
-                    case Welcome():
-                        self.welcomed = True
-                    case Goodbye(error=error):
-                        self._dismissed = True
-                        raise dismissed_by(error)
-                    case Hello():
-                        raise TetherError(FRAME_INVALID, "A session is greeted once a stream.")
-                    case numbered:
-                        self.received += 1
-                        self._unacked_bytes += len(body)
-                        self._deliver(numbered)
-            if self._ack_is_due():
-                self._wake.set()
-
-    def _ack_is_due(self) -> bool:
-        frames = self.received - self._acked
-        return frames >= self._limits.ack_frames or self._unacked_bytes >= self._limits.ack_bytes
-
-    def _acknowledged(self, received: int) -> None:
-        if not self._kept_from <= received <= self._kept_from + len(self._kept):
-            raise TetherError(FRAME_INVALID, "The peer acknowledges frames that it cannot have.")
-        while self._kept_from < received:
-            self.backlog_bytes -= len(self._kept.popleft())
-            self._kept_from += 1
 
 
 @contextmanager
@@ -211,7 +215,7 @@ async def hang_up(stream: Stream, farewell: TetherError | None, limits: RpcLimit
     """Close a stream for good; farewell tells the peer why, if it listens within goodbye_s."""
     with _briefly(limits.goodbye_s), suppress(TetherError):
         if farewell is not None:
-            await stream.write(pack(Goodbye(farewell.to_wire())))
+            await stream.write(pack(Block(0, [], farewell=farewell.to_wire())))
             await stream.close()
             while await stream.read(READ_BYTES):
                 pass  # a reset would overtake the farewell, so the peer hangs up first

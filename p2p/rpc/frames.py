@@ -1,34 +1,22 @@
-"""The frames of a call's life: msgpack arrays, the kind first, length-prefixed by `p2p.frames`.
+"""The frames of a call's life: msgpack arrays, the kind first, in length-prefixed blocks (`p2p.frames`).
 
-A session is a caller's lane to a peer; it has one stream at a time and outlives each. The caller opens the stream.
+A session is a caller's lane to a peer; it has one stream at a time and outlives each. The caller opens the stream and
+greets with HELLO; whatever follows it, and all that the callee says, are blocks. A block carries what one write had to
+say: how many of the other's frames have arrived, and frames in their order.
 
-| kind | frame   | from   | fields                                                            | numbered |
-|------|---------|--------|-------------------------------------------------------------------|----------|
-| 1    | HELLO   | caller | version, instance (8 bytes), serial, resume, received, credit     |          |
-| 2    | WELCOME | callee | received                                                          |          |
-| 3    | ACK     | both   | received                                                          |          |
-| 4    | GOODBYE | both   | error: the session ends now, with all its calls                   |          |
-| 5    | OPEN    | caller | call, correlation (16 bytes), method, priority, timeoutMs, credit, request | yes |
-| 6    | CREDIT  | caller | call (0: the whole session), amount                               | yes      |
-| 7    | CANCEL  | caller | call                                                              | yes      |
-| 8    | DATA    | callee | call, message                                                     | yes      |
-| 9    | LAST    | callee | call, message; ends the call                                      | yes      |
-| 10   | END     | callee | call; ends the call                                               | yes      |
-| 11   | FAILED  | callee | call, error; ends the call                                        | yes      |
+Frames count from 0 in each direction of a session, without the number being written: streams keep order. Whatever lies
+beyond `received` is kept by its sender and sent again on the session's next stream, so nothing is lost and nothing
+comes twice. Calls are numbered by the caller, upwards; a number that was used is a tombstone for as long as the session
+lives, and a frame for it is late, and dropped.
 
-Numbered frames count from 0 in each direction of a session, without the number being written: streams keep order.
-`received` is how many of the other's numbered frames have arrived; whatever lies beyond is kept by its sender and
-sent again on the session's next stream, so nothing is lost and nothing comes twice. Calls are numbered by the caller
-from 1, never reused within a session; a frame of a call that has ended is late, and dropped.
+A session's first stream goes out in one write, HELLO and the calls behind it. On a later one the caller waits for the
+callee's first block, which has no frames and says where to go on. resume says that such a block was seen before: then
+a callee that does not know the session takes leave instead of beginning it anew. instance is drawn when a node starts;
+a new one ends the sessions of the old.
 
-The session's first stream goes out in one write, HELLO and the calls behind it. On a later one the caller waits for
-WELCOME, which says where to go on. resume says that a WELCOME was seen before: then a callee that does not know the
-session says GOODBYE instead of beginning it anew. instance is drawn when a node starts; a new one ends the sessions
-of the old.
-
-Credit is in bytes of messages, each weighing its length and MESSAGE_WEIGHT. A message may be sent while both the
-call's and the session's credit are positive, however large it is; so a window need not be as large as the largest
-message, and the overshoot is one message.
+Credit is in bytes. A message costs its length and MESSAGE_WEIGHT, however it is cut: parts cost their length, its last
+piece (DATA, LAST) the rest. Nothing is sent beyond the credit. What an answer may cost is given with OPEN and CREDIT by
+the caller; of a request, the first part needs none, the rest is given by the callee's CREDIT at once or not at all.
 """
 
 from __future__ import annotations
@@ -41,55 +29,60 @@ from p2p.errors import FRAME_INVALID, TetherError, WireError
 from p2p.frames import frame
 
 VERSION: Final = 1
+INSTANCE_BYTES: Final = 8
+MAX_FRAMES: Final = 1024
+"""In a block: an empty frame takes three bytes on the wire and sixty in memory."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
-_Call = Annotated[int, msgspec.Meta(ge=1, le=(1 << 32) - 1)]
+_Call = Annotated[int, msgspec.Meta(ge=1, le=(1 << 40) - 1)]
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
+class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What all frames share: an array on the wire, unknown fields at its end ignored."""
 
 
 class Hello(Frame, frozen=True, tag=1):
+    """priority: of all calls in the session; received: of the callee's frames, on all streams before."""
+
     version: int
-    instance: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
-    serial: _Count
+    instance: Annotated[bytes, msgspec.Meta(min_length=INSTANCE_BYTES, max_length=INSTANCE_BYTES)]
+    serial: Annotated[int, msgspec.Meta(ge=0, le=(1 << 24) - 1)]
+    priority: Annotated[int, msgspec.Meta(ge=0, le=2)]
     resume: bool
     received: _Count
-    credit: _Count
 
 
-class Welcome(Frame, frozen=True, tag=2):
-    received: _Count
-
-
-class Ack(Frame, frozen=True, tag=3):
-    received: _Count
-
-
-class Goodbye(Frame, frozen=True, tag=4):
-    error: WireError
-
-
-class Open(Frame, frozen=True, tag=5):
-    """timeout_ms: what is left of it when the frame is made; None: no deadline."""
+class Open(Frame, frozen=True, tag=3):
+    """timeout_ms: what is left of it when the frame is made; None: no deadline. rest: of the request, in MORE."""
 
     call: _Call
-    correlation: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     method: Annotated[str, msgspec.Meta(max_length=64)]
-    priority: Annotated[int, msgspec.Meta(ge=0, le=2)]
     timeout_ms: _Count | None
     credit: _Count
+    rest: _Count
     request: bytes
 
 
-class Credit(Frame, frozen=True, tag=6):
-    call: Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+class More(Frame, frozen=True, tag=4):
+    call: _Call
+    part: bytes
+
+
+class Credit(Frame, frozen=True, tag=5):
+    call: _Call
     amount: _Count
 
 
-class Cancel(Frame, frozen=True, tag=7):
+class Cancel(Frame, frozen=True, tag=6):
     call: _Call
+
+
+class Part(Frame, frozen=True, tag=7):
+    """A piece of a message that DATA or LAST completes. rest: bytes that still follow."""
+
+    call: _Call
+    rest: _Count
+    part: bytes
 
 
 class Data(Frame, frozen=True, tag=8):
@@ -111,16 +104,27 @@ class Failed(Frame, frozen=True, tag=11):
     error: WireError
 
 
-FromCaller = Open | Credit | Cancel
-FromCallee = Data | Last | End | Failed
+FromCaller = Open | More | Credit | Cancel
+FromCallee = Credit | Part | Data | Last | End | Failed
 Numbered = FromCaller | FromCallee
-AnyFrame = Hello | Welcome | Ack | Goodbye | Numbered
+
+
+class Block(Frame, frozen=True, tag=2):
+    """hurry: acknowledge this one at once; farewell: the session ends now, with all its calls."""
+
+    received: _Count
+    frames: Annotated[list[Numbered], msgspec.Meta(max_length=MAX_FRAMES)]
+    hurry: bool = False
+    farewell: WireError | None = None
+
+
+AnyFrame = Hello | Block | Numbered
 
 MESSAGE_WEIGHT: Final = 64
 """What a message costs in credit beyond its bytes: about its objects in memory, so that empty ones are bounded."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final[msgspec.msgpack.Decoder[AnyFrame]] = msgspec.msgpack.Decoder(AnyFrame)
+_DECODER: Final[msgspec.msgpack.Decoder[Hello | Block]] = msgspec.msgpack.Decoder(Hello | Block)
 
 
 def weight(message: bytes) -> int:
@@ -128,13 +132,13 @@ def weight(message: bytes) -> int:
     return len(message) + MESSAGE_WEIGHT
 
 
-def pack(unpacked: AnyFrame) -> bytes:
-    """A frame as it goes on the wire, its length before it."""
-    return frame(_ENCODER.encode(unpacked))
+def pack(block: Hello | Block) -> bytes:
+    """As it goes on the wire, its length before it."""
+    return frame(_ENCODER.encode(block))
 
 
-def unpack(body: bytes) -> AnyFrame:
-    """Raises TetherError(FRAME_INVALID) for anything that is not exactly one frame of the table."""
+def unpack(body: bytes) -> Hello | Block:
+    """Raises TetherError(FRAME_INVALID) for anything that is not exactly a greeting or a block of the table."""
     try:
         return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

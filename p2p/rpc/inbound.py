@@ -13,11 +13,10 @@ import trio
 from p2p.errors import CALL_LOST, CAPACITY, FRAME_INVALID, UNREACHABLE, VERSION_UNSUPPORTED, TetherError
 from p2p.frames import FrameReader
 from p2p.identity import PeerId
-from p2p.rpc.callee import CalleeSession, Service, Usage
+from p2p.rpc.callee import CalleeSession, Host, Service, Usage
 from p2p.rpc.channel import hang_up
 from p2p.rpc.frames import VERSION, Hello, unpack
-from p2p.rpc.limits import RpcLimits
-from p2p.rpc.metrics import RpcMetrics
+from p2p.rpc.latency import Latency
 from p2p.transport import Stream
 
 _log: Final = structlog.get_logger()
@@ -39,18 +38,22 @@ class Inbound:
     """services: by method name. spawn: starts work that outlives the stream it came by."""
 
     def __init__(
-        self, spawn: Callable[[Callable[[], Awaitable[None]]], None], limits: RpcLimits, metrics: RpcMetrics
+        self,
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+        latency: Callable[[PeerId], Latency],
+        host: Host,
     ) -> None:
         self.services: dict[str, Service] = {}
         self._spawn = spawn
-        self._limits = limits
-        self._metrics = metrics
+        self._latency = latency
+        self._host = host
+        self._limits = host.limits
         self._peers: dict[_Key, _Peer] = {}
         self._closed: TetherError | None = None
 
     async def answer(self, stream: Stream, *, guest: bool) -> None:
         """Carry the session that a stream's greeting names, until the stream ends."""
-        reader = FrameReader(stream, self._limits.frame_bytes)
+        reader = FrameReader(stream, self._limits.block_bytes)
         try:
             hello = await self._greeting(reader)
             session = self._session(stream.peer, hello, guest)
@@ -110,13 +113,12 @@ class Inbound:
         allowed = self._limits.guest_calls if guest else self._limits.inbound_calls
         session = CalleeSession(
             peer,
-            hello.credit,
+            hello,
             inbound.usage,
             allowed,
             lambda method: self._service(method, guest),
-            self._spawn,
-            self._limits,
-            self._metrics,
+            self._latency(peer),
+            self._host,
         )
         inbound.sessions[hello.serial] = session
         self._peers[peer, guest] = inbound

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+PRIORITIES: Final = 3
+"""Control, chunks, artifacts: a lane each, so that none waits in another's buffers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RpcLimits:
-    """Limits of one node. Both ends keep their own; the smaller window decides, and may not be below a quarter
-    of the larger, since credit comes back by quarters."""
+    """Limits of one node; both ends keep their own."""
 
-    frame_bytes: int = 1 << 20
-    """One frame: an artifact's chunk fits, and an announced length costs nobody more than this."""
-    frame_overhead_bytes: int = 1024
-    """What a frame may hold beside its message: method name, ids, msgpack's own bytes."""
+    message_bytes: int = 8 << 20
+    """One request or answer, encoded: a body of 4 MiB as the shim takes it, sealed, and the ids of a resume."""
+    part_bytes: int = 64 * 1024
+    """What one frame carries of a message; longer ones take several, between which others' frames go."""
+    block_bytes: int = 256 * 1024
+    """One block: a batch, the frame that made it full, and one part. An announced length costs nobody more."""
+    batch_bytes: int = 64 * 1024
+    """Frames go out together up to about this size, and senders of messages wait while so much is queued."""
 
-    call_credit_bytes: int = 256 * 1024
-    """Answers of one call that may wait unread: minutes of tokens; a slot that fills it up is given back."""
     peer_credit_bytes: int = 16 << 20
-    """Answers of all calls to one peer that may wait unread, half of it for each of the two lanes."""
+    """Answers of all calls to one peer that may wait here, half read or unread, in all lanes together."""
+    outbound_calls: int = 1024
+    """Calls to one peer under way at a time; the next one is refused here with CAPACITY."""
+    floor_bytes: int = 4 * 1024
+    """The credit that every call has from the beginning, whatever the others do: twenty chunks of a token each.
+
+    1024 of them are 4 MiB of a peer's 16; message_bytes are set aside for messages longer than a window; what is left
+    widens windows.
+    """
+    widest_bytes: tuple[int, int, int] = (64 * 1024, 256 * 1024, 1 << 20)
+    """A window at its widest, by priority: an answer of control; minutes of tokens; 20 MB/s at 50 ms."""
 
     inbound_calls: int = 1024
     """Calls of one peer under way at a time; more are answered CAPACITY."""
     inbound_request_bytes: int = 16 << 20
-    """Requests of one peer held by handlers at a time; more are answered CAPACITY."""
+    """Requests of one peer, whole or arriving, held at a time; more are answered CAPACITY. Two of the largest."""
     guest_calls: int = 4
     """Calls of one guest under way at a time: it only enrols."""
-    inbound_sessions: int = 4
-    """Sessions of one peer: two lanes, and as many that wait for their connection to come back."""
+    inbound_sessions: int = 2 * PRIORITIES
+    """Sessions of one peer: its lanes, and as many that wait for their connection to come back."""
     capacity_retry_s: float = 1.0
     """What CAPACITY says in retry_after."""
 
@@ -50,19 +65,12 @@ class RpcLimits:
     """How long a fresh stream may stay without saying what it is for."""
     goodbye_s: float = 0.2
     """How long a node that stops, or that hangs up on a peer's fault, tries to say so."""
-    batch_bytes: int = 64 * 1024
-    """Frames go out together up to about this size: one write, one encryption."""
-    ack_frames: int = 64
+    ack_frames: int = 128
     ack_bytes: int = 64 * 1024
     """Frames received are acknowledged with the next write, and at the latest after so many."""
+    probe_s: float = 1.0
+    """A lane in use asks for an acknowledgement at once so often, to measure the round trip."""
     backlog_bytes: int = 32 << 20
     """Frames queued or not yet acknowledged in one session; a peer that acknowledges nothing ends there."""
-
-    @property
-    def message_bytes(self) -> int:
-        """The largest request or answer, encoded."""
-        return self.frame_bytes - self.frame_overhead_bytes
-
-    @property
-    def lane_credit_bytes(self) -> int:
-        return self.peer_credit_bytes // 2
+    crew: int = 64
+    """Idle tasks that are kept for handlers, in the whole node."""

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import inf
-from typing import Final, Generic
+from typing import Final, Generic, NamedTuple
+from weakref import WeakValueDictionary
 
 import trio
 
-from p2p.errors import CALL_LOST, DEADLINE, FRAME_INVALID, TetherError
+from p2p.errors import CALL_LOST, FRAME_INVALID, TetherError
 from p2p.identity import PeerId
 from p2p.messages import Answer, Method, Request
 from p2p.pipe import pipe
-from p2p.rpc.callee import Service
-from p2p.rpc.caller import CallerSession
+from p2p.rpc.callee import Host, Service
+from p2p.rpc.caller import CallerSession, Lane, Shared
+from p2p.rpc.credit import Pool
+from p2p.rpc.crew import Crew
+from p2p.rpc.deadlines import Deadlines
+from p2p.rpc.frames import INSTANCE_BYTES
 from p2p.rpc.inbound import Inbound
 from p2p.rpc.incoming import IncomingCall
+from p2p.rpc.latency import Latency
 from p2p.rpc.limits import RpcLimits
 from p2p.rpc.metrics import NoMetrics, RpcMetrics
 from p2p.rpc.outgoing import OutgoingCall
@@ -29,6 +35,8 @@ from p2p.wire import decode, encode
 
 MEMBER_PROTOCOL: Final = "/tether/rpc/1"
 GUEST_PROTOCOL: Final = "/tether/rpc-guest/1"
+MAX_LATENCIES: Final = 8_192
+"""Peers whose round trip is remembered: as many as the address book knows."""
 
 
 class ServerCall(Generic[Request, Answer]):
@@ -51,12 +59,11 @@ class ServerCall(Generic[Request, Answer]):
         await self._call.send(encode(answer))
 
 
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """What shares a stream: control apart from bulk, so that neither waits in the other's buffers."""
+class _Way(NamedTuple):
+    """Which session a call goes over."""
 
     peer: PeerId
-    bulk: bool
+    priority: int
     guests: bool
 
 
@@ -73,10 +80,14 @@ class Rpc:
         self._transport = transport
         self._limits = limits
         self._metrics = metrics
-        self._instance = os.urandom(8)
+        self._instance = os.urandom(INSTANCE_BYTES)
         self._serials = count()
-        self._outbound: dict[_Lane, CallerSession] = {}
-        self._inbound = Inbound(self._spawn, limits, metrics)
+        self._deadlines = Deadlines()
+        self._latencies: OrderedDict[PeerId, Latency] = OrderedDict()
+        self._pools: WeakValueDictionary[PeerId, Pool] = WeakValueDictionary()
+        self._outbound: dict[_Way, CallerSession] = {}
+        host = Host(Crew(self._spawn, limits.crew), self._deadlines, limits, metrics)
+        self._inbound = Inbound(self._spawn, self._latency, host)
         self._nursery: trio.Nursery | None = None
         self._stopped = False
 
@@ -88,10 +99,15 @@ class Rpc:
             self._transport.watch(self._peer_changed)
             task_status.started()
             try:
-                await trio.sleep_forever()
+                await self._deadlines.run()
             finally:
                 self._stopped = True
                 self._inbound.close(TetherError(CALL_LOST, "The peer is shutting down."))
+
+    def round_trip_s(self, peer: PeerId) -> float | None:
+        """How long a frame and its acknowledgement take lately, smoothed; None if this node has not seen it."""
+        latency = self._latencies.get(peer)
+        return latency.smoothed_s if latency else None
 
     def serve(
         self,
@@ -102,8 +118,8 @@ class Rpc:
     ) -> None:
         """Answer a unary call. A TetherError from handler is its answer. guests: holders of an invite may call, too."""
 
-        async def answer(call: IncomingCall) -> bytes:
-            return encode(await handler(call.peer, decode(call.request, method.request)))
+        async def answer(call: IncomingCall) -> None:
+            await call.finish(encode(await handler(call.peer, decode(call.request, method.request))))
 
         self._inbound.services[method.name] = Service(answer, guests)
 
@@ -115,7 +131,8 @@ class Rpc:
         """Answer a call with many messages; the stream ends well when handler returns."""
 
         async def answer(call: IncomingCall) -> None:
-            await handler(ServerCall[Request, Answer](call, decode(call.request, method.request)))
+            await handler(ServerCall(call, decode(call.request, method.request)))
+            call.end()
 
         self._inbound.services[method.name] = Service(answer, guests=False)
 
@@ -123,9 +140,11 @@ class Rpc:
         self, peer: PeerId, method: Method[Request, Answer], request: Request, *, timeout_s: float
     ) -> Answer:
         """Call and wait for the one answer. Raises the peer's TetherError, UNREACHABLE, CALL_LOST or DEADLINE."""
-        deadline = trio.current_time() + timeout_s
-        with closing(self._open(peer, method, request, timeout_s)) as call:
-            message = await _next(call, deadline)
+        call = self._open(peer, method, request, timeout_s)
+        try:
+            message = await call.receive()
+        finally:
+            call.close()
         if message is None:
             raise TetherError(FRAME_INVALID, f"The peer ended {method.name!r} without an answer.")
         return decode(message, method.answer)
@@ -140,47 +159,59 @@ class Rpc:
         timeout_s: float | None = None,
     ) -> AsyncIterator[AsyncIterator[Answer]]:
         """Call, and iterate over the answers; iterating raises as `ask` does. Leaving early cancels the call there."""
-        deadline = inf if timeout_s is None else trio.current_time() + timeout_s
-        with closing(self._open(peer, method, request, timeout_s)) as call:
-            yield _Answers(call, method.answer, deadline)
+        with closing(self._open(peer, method, request, inf if timeout_s is None else timeout_s)) as call:
+            yield _Answers(call, method.answer)
 
     # ── Calling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _open(
-        self, peer: PeerId, method: Method[Request, Answer], request: Request, timeout_s: float | None
+        self, peer: PeerId, method: Method[Request, Answer], request: Request, timeout_s: float
     ) -> OutgoingCall:
-        lane = _Lane(peer, method.priority > 0, method.guests)
-        session = self._outbound.get(lane)
+        way = _Way(peer, method.priority, method.guests)
+        session = self._outbound.get(way)
         if session is None or session.over:
-            session = CallerSession(
-                peer, self._dial(lane), self._instance, next(self._serials), self._limits, self._metrics
-            )
-            self._spawn(partial(self._carry, lane, session))
-            self._outbound[lane] = session
-        return session.open(method.name, method.priority, encode(request), timeout_s)
+            session = self._begin(way)
+        return session.open(method.name, encode(request), timeout_s)
 
-    async def _carry(self, lane: _Lane, session: CallerSession) -> None:
+    def _begin(self, way: _Way) -> CallerSession:
+        pool = self._pools.get(way.peer) or Pool(self._limits)
+        lane = Lane(way.peer, way.priority, self._instance, next(self._serials))
+        shared = Shared(pool, self._latency(way.peer), self._deadlines, self._limits, self._metrics)
+        session = CallerSession(lane, self._dial(way), shared)
+        self._spawn(partial(self._carry, way, session))
+        self._pools[way.peer] = pool
+        self._outbound[way] = session
+        return session
+
+    async def _carry(self, way: _Way, session: CallerSession) -> None:
         await session.run()
-        if self._outbound.get(lane) is session:
-            del self._outbound[lane]
+        if self._outbound.get(way) is session:
+            del self._outbound[way]
 
-    def _dial(self, lane: _Lane) -> Callable[[bool], Awaitable[Stream]]:
+    def _dial(self, way: _Way) -> Callable[[bool], Awaitable[Stream]]:
         async def dial(again: bool) -> Stream:
-            if lane.peer == self._transport.peer_id:
-                ours, theirs = pipe(lane.peer, lane.peer)
-                self._spawn(partial(self._inbound.answer, theirs, guest=lane.guests))
+            if way.peer == self._transport.peer_id:
+                ours, theirs = pipe(way.peer, way.peer)
+                self._spawn(partial(self._inbound.answer, theirs, guest=way.guests))
                 return ours
             if again:
-                await self._transport.connect(PeerAddress(lane.peer))
+                await self._transport.connect(PeerAddress(way.peer))
             return await self._transport.open_stream(
-                lane.peer, GUEST_PROTOCOL if lane.guests else MEMBER_PROTOCOL
+                way.peer, GUEST_PROTOCOL if way.guests else MEMBER_PROTOCOL
             )
 
         return dial
 
+    def _latency(self, peer: PeerId) -> Latency:
+        latency = self._latencies.setdefault(peer, Latency())
+        self._latencies.move_to_end(peer)
+        while len(self._latencies) > MAX_LATENCIES:
+            self._latencies.popitem(last=False)
+        return latency
+
     def _peer_changed(self, peer: PeerId, up: bool) -> None:
-        for lane, session in self._outbound.items():
-            if lane.peer == peer:
+        for way, session in self._outbound.items():
+            if way.peer == peer:
                 session.peer_changed(up)
         if not up:
             self._inbound.peer_lost(peer)
@@ -196,25 +227,15 @@ class Rpc:
 class _Answers(Generic[Answer]):
     """The answers of a streaming call, decoded one by one."""
 
-    def __init__(self, call: OutgoingCall, kind: type[Answer], deadline: float) -> None:
+    def __init__(self, call: OutgoingCall, kind: type[Answer]) -> None:
         self._call = call
         self._kind = kind
-        self._deadline = deadline
 
     def __aiter__(self) -> _Answers[Answer]:
         return self
 
     async def __anext__(self) -> Answer:
-        message = await _next(self._call, self._deadline)
+        message = await self._call.receive()
         if message is None:
             raise StopAsyncIteration
         return decode(message, self._kind)
-
-
-async def _next(call: OutgoingCall, deadline: float) -> bytes | None:
-    with trio.CancelScope(deadline=deadline) as scope:
-        message = await call.receive()
-    if not scope.cancelled_caught:
-        return message
-    call.code = DEADLINE.name
-    raise TetherError(DEADLINE, f"{call.method!r} was not answered in time.")

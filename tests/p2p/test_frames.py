@@ -13,7 +13,7 @@ from p2p.errors import FRAME_INVALID, FRAME_TOO_LARGE, TetherError, WireError
 from p2p.frames import FrameParser, FrameReader, frame
 from p2p.identity import PeerId
 from p2p.pipe import pipe
-from p2p.rpc.frames import Ack, Data, Failed, Hello, Open, pack, unpack
+from p2p.rpc.frames import MAX_FRAMES, Block, Data, End, Failed, Hello, Open, pack, unpack
 
 
 def chunks(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -86,43 +86,52 @@ VALUES = st.recursive(
 @given(st.integers(0, 15), st.lists(VALUES, max_size=9))
 def test_any_array_that_begins_like_a_frame_is_one_or_invalid(kind: int, fields: list[object]) -> None:
     try:
-        unpack(msgpack.packb([kind, *fields]))
+        unpack(msgpack.packb([2, 0, [[kind, *fields]]]))
     except TetherError as error:
         assert error.code is FRAME_INVALID
 
 
 def test_text_that_is_no_unicode_is_invalid() -> None:
-    body = msgpack.packb([5, 1, b"c" * 16, "x", 0, None, 5, b"r"]).replace(b"\xa1x", b"\xa1\xff")
+    body = msgpack.packb([2, 0, [[3, 1, "x", None, 5, 0, b"r"]]]).replace(b"\xa1x", b"\xa1\xff")
     with pytest.raises(TetherError) as caught:
         unpack(body)
     assert caught.value.code is FRAME_INVALID
 
 
-def test_frames_are_plain_msgpack_arrays_that_any_implementation_reads() -> None:
-    opened = Open(7, b"c" * 16, "infer", 1, 1500, 262_144, b"request")
-    wire = pack(opened)
+def test_blocks_are_plain_msgpack_arrays_that_any_implementation_reads() -> None:
+    frames = [Open(7, "infer", 1500, 262_144, 0, b"request"), Failed(7, WireError("CAPACITY", "Full."))]
+    wire = pack(Block(3, list(frames)))
     assert int.from_bytes(wire[:4], "big") == len(wire) - 4
-    assert msgpack.unpackb(wire[4:]) == [5, 7, b"c" * 16, "infer", 1, 1500, 262_144, b"request"]
-    assert msgpack.unpackb(pack(Failed(7, WireError("CAPACITY", "Full.")))[4:]) == [
-        11,
-        7,
-        {"code": "CAPACITY", "detail": "Full.", "field": None, "retryAfterS": None},
-    ]
-    assert unpack(msgpack.packb([8, 7, b"message", "a field of a later version"])) == Data(7, b"message")
+    failed = [11, 7, {"code": "CAPACITY", "detail": "Full.", "field": None, "retryAfterS": None}]
+    opened = [3, 7, "infer", 1500, 262_144, 0, b"request"]
+    assert msgpack.unpackb(wire[4:]) == [2, 3, [opened, failed], False, None]
+    later = [2, 5, [[8, 7, b"message", "a field of a later version"]], False, None, "another"]
+    assert unpack(msgpack.packb(later)) == Block(5, [Data(7, b"message")])
+
+
+def test_a_block_of_more_frames_than_allowed_is_invalid_before_they_take_memory() -> None:
+    assert len(unpack(pack(Block(0, [End(1)] * MAX_FRAMES))[4:]).frames) == MAX_FRAMES  # type: ignore[union-attr]
+    with pytest.raises(TetherError) as caught:
+        unpack(msgpack.packb([2, 0, [[10, 1]] * (MAX_FRAMES + 1)]))
+    assert caught.value.code is FRAME_INVALID
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        [1, 1, b"short", 0, False, 0, 0],
-        [1, 1, b"i" * 8, -1, False, 0, 0],
-        [3, -1],
-        [3, 1 << 63],
-        [5, 0, b"c" * 16, "x", 0, None, 0, b""],
-        [5, 1, b"c" * 16, "x", 3, None, 0, b""],
-        [5, 1, b"c" * 16, "x" * 65, 0, None, 0, b""],
-        [5, 1, b"c" * 16, "x", 0, -1, 0, b""],
-        [99],
+        [1, 1, b"short", 0, 0, False, 0],
+        [1, 1, b"i" * 8, -1, 0, False, 0],
+        [1, 1, b"i" * 8, 1 << 24, 0, False, 0],
+        [1, 1, b"i" * 8, 0, 3, False, 0],
+        [2, -1, []],
+        [2, 1 << 63, []],
+        [2, 0, [[3, 0, "x", None, 0, 0, b""]]],
+        [2, 0, [[3, 1 << 40, "x", None, 0, 0, b""]]],
+        [2, 0, [[3, 1, "x" * 65, None, 0, 0, b""]]],
+        [2, 0, [[3, 1, "x", -1, 0, 0, b""]]],
+        [2, 0, [[1, 1, b"i" * 8, 0, 0, False, 0]]],
+        [2, 0, [[99, 1]]],
+        [3, 1, "x", None, 0, 0, b""],
         [],
         {"call": 1},
     ],
@@ -134,5 +143,5 @@ def test_fields_out_of_their_bounds_are_invalid(fields: object) -> None:
 
 
 def test_what_is_packed_is_unpacked() -> None:
-    for whole in (Hello(1, b"i" * 8, 3, True, 17, 1 << 23), Ack(5), Data(1, b"m")):
+    for whole in (Hello(1, b"i" * 8, 3, 2, True, 17), Block(5, [Data(1, b"m")], hurry=True)):
         assert unpack(pack(whole)[4:]) == whole

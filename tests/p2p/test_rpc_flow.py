@@ -12,9 +12,13 @@ from p2p.wire import encode
 from tests.p2p.calls import COUNT, ECHO, Note, Two, echo, two
 from tests.p2p.nodes import A, B
 
-SMALL = RpcLimits(call_credit_bytes=20_000, peer_credit_bytes=200_000)
-
-
+SMALL = RpcLimits(
+    message_bytes=100_000,
+    peer_credit_bytes=200_000,
+    outbound_calls=20,
+    floor_bytes=2_000,
+    widest_bytes=(10_000, 20_000, 50_000),
+)
 NOTE_WEIGHT = len(encode(Note(n=100, body=bytes(1000)))) + MESSAGE_WEIGHT
 
 
@@ -51,7 +55,7 @@ async def test_a_reader_that_pauses_for_a_minute_loses_nothing_and_holds_up_nobo
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: read(pair, 2000, pause_after=3, pause_s=60))
             await trio.sleep(1)
-            assert 200 < producer.sent <= 3 + RpcLimits().call_credit_bytes // NOTE_WEIGHT + 1
+            assert 200 < producer.sent <= 3 + RpcLimits().widest_bytes[1] // NOTE_WEIGHT + 1
             for _ in range(10):
                 await read(pair, 50)
                 await pair.alice.ask(B, ECHO, Note(), timeout_s=1)
@@ -59,18 +63,53 @@ async def test_a_reader_that_pauses_for_a_minute_loses_nothing_and_holds_up_nobo
         assert trio.current_time() - start == pytest.approx(60, abs=1)
 
 
-async def test_all_calls_to_a_peer_share_one_limit(autojump_clock: MockClock) -> None:
-    async with two(limits=SMALL) as pair:
+async def test_two_hundred_readers_that_never_read_hold_up_no_other_call(autojump_clock: MockClock) -> None:
+    async with two() as pair:
         producer = Producer()
         pair.bob.serve_stream(COUNT, producer)
         pair.bob.serve(ECHO, echo)
+
+        async def never_read() -> None:
+            async with pair.alice.stream(B, COUNT, Note(n=10_000)):
+                await trio.sleep_forever()
+
         async with trio.open_nursery() as nursery:
-            for _ in range(20):
-                nursery.start_soon(lambda: read(pair, 200, pause_after=0, pause_s=60))
-            await trio.sleep(30)
-            assert producer.sent == pytest.approx(SMALL.lane_credit_bytes // NOTE_WEIGHT, abs=2)
-            await pair.alice.ask(B, ECHO, Note(), timeout_s=1)  # control has a lane of its own
-        assert producer.sent == 4000
+            for _ in range(200):
+                nursery.start_soon(never_read)
+            await trio.sleep(1)
+            stalled = producer.sent
+            await trio.sleep(60)
+            assert producer.sent == stalled
+            start = trio.current_time()
+            for _ in range(3):
+                await read(pair, 500)
+                await pair.alice.ask(B, ECHO, Note(body=bytes(1_000_000)), timeout_s=1)
+            assert trio.current_time() - start < 1
+            (pool,) = pair.alice._pools.values()
+            assert stalled * NOTE_WEIGHT <= pool.held <= RpcLimits().peer_credit_bytes
+            assert pair.bob._inbound._peers[A, False].sessions[0].channel.outbox.backlog_bytes < 1 << 20
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_large_answer_to_one_reader_leaves_room_for_the_others(autojump_clock: MockClock) -> None:
+    async def large(call: ServerCall[Note, Note]) -> None:
+        await call.send(Note(body=bytes(call.request.n)))
+
+    async with two(delay_s=0.01) as pair:
+        pair.bob.serve_stream(COUNT, large)
+        pair.bob.serve(ECHO, echo)
+        sizes: list[int] = []
+
+        async def fetch(size: int) -> None:
+            async with pair.alice.stream(B, COUNT, Note(n=size)) as answers:
+                sizes.append(len((await anext(answers)).body))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(fetch, 8_000_000)
+            await trio.sleep(0.1)
+            nursery.start_soon(fetch, 1000)
+        assert sizes == [1000, *[8_000_000] * 4]
 
 
 async def test_a_message_larger_than_the_credit_goes_through_on_its_own(autojump_clock: MockClock) -> None:
@@ -112,5 +151,4 @@ async def test_what_the_peer_has_is_forgotten_by_its_sender(autojump_clock: Mock
         (ours,) = pair.alice._outbound.values()
         limits = RpcLimits()
         for channel in (theirs.channel, ours.channel):
-            assert channel.backlog_bytes <= limits.ack_bytes + limits.batch_bytes
-            assert len(channel._kept) <= limits.ack_frames
+            assert channel.outbox.backlog_bytes <= limits.ack_bytes + limits.batch_bytes

@@ -25,30 +25,35 @@ from p2p.frames import FrameReader, frame
 from p2p.rpc import MEMBER_PROTOCOL, RpcLimits, ServerCall
 from p2p.rpc.frames import (
     VERSION,
-    Ack,
-    AnyFrame,
+    Block,
     Cancel,
     Credit,
     Data,
     Failed,
-    Goodbye,
     Hello,
     Last,
+    More,
+    Numbered,
     Open,
-    Welcome,
+    Part,
     pack,
     unpack,
 )
-from p2p.transport import Stream
+from p2p.transport import Stream, StreamHandler
 from p2p.wire import encode
 from tests.p2p.calls import COUNT, ECHO, Note, Two, echo, two
 from tests.p2p.nodes import B, C, address, member
 
-HELLO = Hello(VERSION, b"hostile!", 0, False, 0, 1 << 23)
+HELLO = Hello(VERSION, b"hostile!", 0, 0, False, 0)
 
 
 def opening(call: int = 1, method: str = "echo", note: Note = Note(), credit: int = 1 << 18) -> Open:  # noqa: B008
-    return Open(call, b"c" * 16, method, 0, None, credit, encode(note))
+    return Open(call, method, None, credit, 0, encode(note))
+
+
+def wire(*said: Hello | Block | Numbered) -> bytes:
+    """Greetings and blocks as they are, frames each in a block of its own that acknowledges nothing."""
+    return b"".join(pack(one if isinstance(one, Hello | Block) else Block(0, [one])) for one in said)
 
 
 class Raw:
@@ -57,23 +62,30 @@ class Raw:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.reader = FrameReader(stream, 1 << 20)
+        self.received = 0
+        self._heard: list[Numbered] = []
 
-    async def say(self, *frames: AnyFrame) -> None:
-        await self.stream.write(b"".join(map(pack, frames)))
+    async def say(self, *said: Hello | Block | Numbered) -> None:
+        await self.stream.write(wire(*said))
 
-    async def hear(self) -> AnyFrame:
-        while True:
+    async def hear(self) -> Numbered | Block:
+        """The next frame, or a block without one that was not only an acknowledgement."""
+        while not self._heard:
             body = await self.reader.one()
             assert body is not None, "the stream ended"
-            heard = unpack(body)
-            if not isinstance(heard, Ack):
-                return heard
+            block = unpack(body)
+            assert isinstance(block, Block)
+            if block.farewell is not None:
+                return block
+            self.received += len(block.frames)
+            self._heard += block.frames
+        return self._heard.pop(0)
 
     async def goodbye(self) -> str:
         while True:
             heard = await self.hear()
-            if isinstance(heard, Goodbye):
-                return heard.error.code
+            if isinstance(heard, Block) and heard.farewell is not None:
+                return heard.farewell.code
 
 
 @asynccontextmanager
@@ -91,7 +103,6 @@ async def mallory(pair: Two) -> AsyncIterator[Raw]:
 async def test_frames_by_hand_make_a_call() -> None:
     async with two() as pair, mallory(pair) as raw:
         await raw.say(HELLO, opening(note=Note("hi")))
-        assert await raw.hear() == Welcome(0)
         assert await raw.hear() == Last(1, encode(Note("C said hi")))
 
 
@@ -101,11 +112,17 @@ async def test_frames_by_hand_make_a_call() -> None:
         (frame(b"garbage"), FRAME_INVALID),
         ((1 << 31).to_bytes(4, "big"), FRAME_TOO_LARGE),
         (pack(HELLO), FRAME_INVALID),
-        (pack(Ack(1)), FRAME_INVALID),
-        (pack(Data(1, b"")), FRAME_INVALID),
-        (pack(opening(call=7)) * 2, FRAME_INVALID),
-        (pack(Credit(0, 1)), FLOW_VIOLATION),
-        (pack(opening(call=8, method="count", note=Note(n=0))) + pack(Credit(8, 1)), FLOW_VIOLATION),
+        (pack(Block(1, [])), FRAME_INVALID),
+        (wire(Data(1, b"")), FRAME_INVALID),
+        (wire(Cancel(99)), FRAME_INVALID),
+        (wire(opening(call=7), opening(call=7)), FRAME_INVALID),
+        (wire(opening(call=7), opening(call=6)), FRAME_INVALID),
+        (wire(opening(call=8, method="count"), Data(8, b"")), FRAME_INVALID),
+        (wire(opening(call=8, method="count"), Credit(8, 1 << 30)), FLOW_VIOLATION),
+        (wire(opening(call=8, method="count"), More(8, b"more")), FLOW_VIOLATION),
+        (wire(Open(8, "count", None, 0, 10, b""), More(8, bytes(11))), FLOW_VIOLATION),
+        (wire(Open(8, "count", None, 0, 10, b""), More(8, b"")), FRAME_INVALID),
+        (wire(opening(call=8, method="count", credit=1 << 30)), FLOW_VIOLATION),
     ],
 )
 async def test_a_session_that_breaks_the_rules_is_ended_with_the_reason(said: bytes, code: Code) -> None:
@@ -123,11 +140,11 @@ async def test_a_session_that_breaks_the_rules_is_ended_with_the_reason(said: by
 @pytest.mark.parametrize(
     ("said", "code"),
     [
-        (pack(opening()), FRAME_INVALID),
+        (wire(opening()), FRAME_INVALID),
         (frame(b"\xc1"), FRAME_INVALID),
-        (pack(Hello(2, b"hostile!", 0, False, 0, 0)), VERSION_UNSUPPORTED),
-        (pack(Hello(VERSION, b"hostile!", 0, True, 0, 0)), CALL_LOST),
-        (pack(Hello(VERSION, b"hostile!", 0, False, 3, 0)), FRAME_INVALID),
+        (pack(Hello(2, b"hostile!", 0, 0, False, 0)), VERSION_UNSUPPORTED),
+        (pack(Hello(VERSION, b"hostile!", 0, 0, True, 0)), CALL_LOST),
+        (pack(Hello(VERSION, b"hostile!", 0, 0, False, 3)), FRAME_INVALID),
     ],
 )
 async def test_a_stream_that_is_not_greeted_well_is_refused(said: bytes, code: Code) -> None:
@@ -145,8 +162,7 @@ async def test_a_stream_that_says_nothing_is_hung_up(autojump_clock: MockClock) 
 
 async def test_a_request_that_is_no_message_of_its_method_is_answered_so_and_nothing_else_ends() -> None:
     async with two() as pair, mallory(pair) as raw:
-        await raw.say(HELLO, Open(1, b"c" * 16, "echo", 0, None, 100, b"\x01"), opening(2, note=Note("hi")))
-        await raw.hear()
+        await raw.say(HELLO, Open(1, "echo", None, 100, 0, b"\x01"), opening(2, note=Note("hi")))
         answers = {type(answer): answer for answer in (await raw.hear(), await raw.hear())}
         failed, last = answers[Failed], answers[Last]
         assert isinstance(failed, Failed) and failed.error.code == FRAME_INVALID.name
@@ -172,29 +188,31 @@ async def test_a_violation_cancels_the_handlers_of_its_session() -> None:
 
 
 async def test_more_sessions_than_allowed_are_refused_unless_an_old_one_lost_its_stream() -> None:
+    async def greeted(pair: Two, serial: int) -> Raw:
+        raw = Raw(await pair.world._nodes[C].open_stream(B, MEMBER_PROTOCOL))
+        await raw.say(Hello(VERSION, b"hostile!", serial, 0, False, 0))
+        await wait_all_tasks_blocked()
+        return raw
+
     async with two() as pair, mallory(pair) as first:
         await first.say(HELLO)
         raws = [first]
-        for serial in range(1, 4):
-            raws.append(Raw(await pair.world._nodes[C].open_stream(B, MEMBER_PROTOCOL)))
-            await raws[-1].say(Hello(VERSION, b"hostile!", serial, False, 0, 1000))
-            assert await raws[-1].hear() == Welcome(0)
-        fifth = Raw(await pair.world._nodes[C].open_stream(B, MEMBER_PROTOCOL))
-        await fifth.say(Hello(VERSION, b"hostile!", 4, False, 0, 1000))
-        assert await fifth.goodbye() == CAPACITY.name
+        for serial in range(1, RpcLimits().inbound_sessions):
+            raws.append(await greeted(pair, serial))
+        assert await (await greeted(pair, 100)).goodbye() == CAPACITY.name
         await raws[2].stream.reset()
         await wait_all_tasks_blocked()
-        sixth = Raw(await pair.world._nodes[C].open_stream(B, MEMBER_PROTOCOL))
-        await sixth.say(Hello(VERSION, b"hostile!", 5, False, 0, 1000))
-        assert await sixth.hear() == Welcome(0)
+        another = await greeted(pair, 101)
+        await another.say(opening(note=Note("hi")))
+        assert isinstance(await another.hear(), Last)
 
 
-async def test_late_frames_of_ended_and_unknown_calls_are_dropped() -> None:
+async def test_late_frames_of_calls_that_ended_are_dropped() -> None:
     async with two() as pair, mallory(pair) as raw:
         await raw.say(HELLO, opening(note=Note("hi")))
         await raw.hear()
-        await raw.hear()
-        await raw.say(Cancel(1), Credit(1, 100), Cancel(99), opening(2, note=Note("again")))
+        late = (Cancel(1), Credit(1, 100), More(1, b"more"), Cancel(1))
+        await raw.say(*late, opening(2, note=Note("again")), *late)
         assert await raw.hear() == Last(2, encode(Note("C said again")))
 
 
@@ -215,33 +233,31 @@ async def test_a_caller_that_acknowledges_nothing_is_cut_off_before_it_costs_muc
             while code is None:
                 match await raw.hear():
                     case Data(message=message):
-                        await raw.say(Credit(1, len(message) + 64), Credit(0, len(message) + 64))
-                    case Goodbye(error=error):
-                        code = error.code
+                        await raw.say(Credit(1, len(message) + 64))
+                    case Block(farewell=farewell) if farewell is not None:
+                        code = farewell.code
             assert code == FLOW_VIOLATION.name
 
 
 async def test_a_second_stream_of_a_session_takes_over_from_the_first() -> None:
     async with two() as pair, mallory(pair) as raw:
         await raw.say(HELLO)
-        assert await raw.hear() == Welcome(0)
         other = Raw(await pair.world._nodes[C].open_stream(B, MEMBER_PROTOCOL))
         await other.say(HELLO, opening(note=Note("hi")))
-        assert await other.hear() == Welcome(0)
         assert await other.hear() == Last(1, encode(Note("C said hi")))
         with pytest.raises(TetherError):
             await raw.reader.one()
 
 
-def evil(*said: AnyFrame | bytes) -> object:
+def evil(*said: Hello | Block | Numbered | bytes) -> StreamHandler:
     """A worker that answers the first greeting with this."""
 
     async def handler(stream: Stream) -> None:
         raw = Raw(stream)
-        await raw.hear()
-        await raw.say(Welcome(0))
+        await raw.reader.some()
+        await raw.say(Block(0, []))
         for one in said:
-            await stream.write(one if isinstance(one, bytes) else pack(one))
+            await stream.write(one if isinstance(one, bytes) else wire(one))
         await trio.sleep_forever()
 
     return handler
@@ -253,15 +269,22 @@ def evil(*said: AnyFrame | bytes) -> object:
         ([frame(b"garbage")], FRAME_INVALID),
         ([(1 << 31).to_bytes(4, "big")], FRAME_TOO_LARGE),
         ([Data(2, b"")], FRAME_INVALID),
-        ([Credit(0, 1)], FRAME_INVALID),
-        ([Ack(100)], FRAME_INVALID),
+        ([Open(1, "x", None, 0, 0, b"")], FRAME_INVALID),
+        ([Block(100, [])], FRAME_INVALID),
         ([Data(1, encode(Note(body=bytes(1000))))] * 300, FLOW_VIOLATION),
-        ([Goodbye(TetherError(CAPACITY, "No.").to_wire())], CAPACITY),
+        ([Part(1, 1 << 30, b"part")], FRAME_TOO_LARGE),
+        ([Part(1, 10, b"part"), Data(1, b"rest")], FRAME_INVALID),
+        ([Part(1, 10, b"part"), Part(1, 10, b"part")], FRAME_INVALID),
+        ([Part(1, 10**6 - n * 10**5, bytes(10**5)) for n in range(1, 11)], FLOW_VIOLATION),
+        ([Credit(1, 1)], FLOW_VIOLATION),
+        ([Block(0, [], farewell=TetherError(CAPACITY, "No.").to_wire())], CAPACITY),
     ],
 )
-async def test_an_evil_callee_ends_the_call_with_the_reason(said: list[AnyFrame | bytes], code: Code) -> None:
+async def test_an_evil_callee_ends_the_call_with_the_reason(
+    said: list[Block | Numbered | bytes], code: Code
+) -> None:
     async with two() as pair:
-        pair.at_bob.handle(MEMBER_PROTOCOL, evil(*said))  # type: ignore[arg-type]
+        pair.at_bob.handle(MEMBER_PROTOCOL, evil(*said))
         with pytest.raises(TetherError) as caught:
             async with pair.alice.stream(B, COUNT, Note()) as answers:
                 await wait_all_tasks_blocked()
@@ -275,10 +298,14 @@ async def test_an_evil_callee_ends_the_call_with_the_reason(said: list[AnyFrame 
     st.lists(
         st.binary(max_size=30).map(frame)
         | st.binary(max_size=30)
-        | st.builds(opening, st.integers(1, 5), st.sampled_from(("echo", "count", "none"))).map(pack)
-        | st.builds(Credit, st.integers(0, 5), st.integers(0, 1 << 20)).map(pack)
-        | st.builds(Cancel, st.integers(1, 5)).map(pack)
-        | st.builds(Ack, st.integers(0, 5)).map(pack)
+        | st.builds(opening, st.integers(1, 5), st.sampled_from(("echo", "count", "none"))).map(wire)
+        | st.builds(
+            Open, st.integers(1, 5), st.just("count"), st.none(), st.just(9), st.integers(0, 99), st.binary()
+        ).map(wire)
+        | st.builds(More, st.integers(1, 5), st.binary(max_size=50)).map(wire)
+        | st.builds(Credit, st.integers(1, 5), st.integers(0, 1 << 20)).map(wire)
+        | st.builds(Cancel, st.integers(1, 5)).map(wire)
+        | st.builds(Block, st.integers(0, 5), st.just([])).map(wire)
         | st.just(pack(HELLO)),
         max_size=12,
     )

@@ -46,7 +46,7 @@ class GatewaySettings:
 
     max_tokens: int = 1_000_000
     """Of prompt or answer: what orchestrators grant at most. A worker counts the real ones."""
-    max_input_bytes: int = 960 * 1024
-    """Of a sealed input: it travels in one frame of 1 MiB, beside the grant and the ids of a resumed answer."""
+    max_input_bytes: int = 7 << 20
+    """Of an input before it is sealed: a call takes 8 MiB, and the ids of a resumed answer come on top of it."""
     tokens_per_message: int = 32
     """What a chat template may add around one message: no template in use adds more than a dozen."""

@@ -147,12 +147,18 @@ async def test_an_unknown_model_is_told_with_those_there_are(autojump_clock: Moc
         assert caught.value.code is NO_WORKER
 
 
-async def test_a_prompt_that_fits_no_frame_is_refused_before_anybody_is_asked(
+async def test_a_prompt_of_megabytes_reaches_its_worker_whole(autojump_clock: MockClock) -> None:
+    async with region() as here:
+        long = replaced(QUESTION, messages=(ChatMessage("user", "x" * 4_000_000),))
+        assert (await here.answer(long))[0] == TEXT
+
+
+async def test_a_prompt_that_fits_no_call_is_refused_before_anybody_is_asked(
     autojump_clock: MockClock,
 ) -> None:
     async with region() as here:
         with pytest.raises(TetherError) as caught:
-            await here.answer(replaced(QUESTION, messages=(ChatMessage("user", "x" * 1_000_000),)))
+            await here.answer(replaced(QUESTION, messages=(ChatMessage("user", "x" * 8_000_000),)))
         assert caught.value.code is BODY_TOO_LARGE
         assert here.leader.asked == []
 
