@@ -16,7 +16,7 @@ from cli.control import post_stream
 from cli.local_swarm import LocalNode, LocalSwarm, until
 from inference.engine import Engine, Generation, Prompt
 from inference.llama import LlamaSettings, open_llama
-from p2p.messages import ChatMessage, Sampling
+from p2p.content import ChatMessage, Sampling
 
 TOKENS = 128
 QUESTION = "Tell me a story about a fox and a lantern."

@@ -16,6 +16,7 @@ import trio
 from inference.engine import Engine, Finish, Generation, Prompt, Tokens
 from inference.worker_metrics import WorkerMetrics
 from p2p.chain import CHAIN_START, next_link
+from p2p.content import ChunkBody, Sampling, SealedInput, Usage
 from p2p.errors import (
     CONTEXT_EXCEEDED,
     ENGINE_FAILED,
@@ -25,7 +26,7 @@ from p2p.errors import (
     TetherError,
 )
 from p2p.identity import NodeKey
-from p2p.messages import ChunkBody, Grant, InferChunk, Receipt, Sampling, SealedInput, SignedReceipt, Usage
+from p2p.messages import Grant, InferChunk, Receipt, SignedReceipt
 from p2p.sealed import Seal
 from p2p.wire import encode
 

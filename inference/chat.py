@@ -20,8 +20,8 @@ from typing import Final, NoReturn, Protocol
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from p2p.content import ChatMessage
 from p2p.errors import FIELD_INVALID, MODEL_INVALID, TetherError
-from p2p.messages import ChatMessage
 
 MAX_TEMPLATE_CHARS: Final = 1 << 18
 MAX_RENDERED_CHARS: Final = 1 << 23

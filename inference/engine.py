@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from p2p.messages import ChatMessage, Sampling
+from p2p.content import ChatMessage, Sampling
 
 Finish = Literal["stop", "length"]
 

@@ -7,8 +7,8 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from p2p.content import ChatMessage, Sampling
 from p2p.errors import FRAME_INVALID, TetherError, WireError
-from p2p.messages import ChatMessage, Sampling
 
 MAX_FRAME_BYTES: Final = 64 << 20
 """Both ends are ours; the limit only turns a broken pipe into an error instead of an allocation."""

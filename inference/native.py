@@ -14,7 +14,7 @@ from typing import Any, Final
 import llama_cpp as c
 import numpy as np
 
-from p2p.messages import Sampling
+from p2p.content import Sampling
 
 Version: Final[str] = c.__version__
 MAX_PIECE_BYTES: Final = 1024

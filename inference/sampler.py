@@ -18,8 +18,8 @@ import numpy as np
 
 from inference.grammar import Grammar
 from inference.native import Candidates, Logits, Model, sample
+from p2p.content import Sampling
 from p2p.errors import FIELD_INVALID, TetherError
-from p2p.messages import Sampling
 
 _SEEDS: Final = 0xFFFF_FFFF
 """llama.cpp takes the 32-bit seed 0xFFFFFFFF for "draw one": seeds are taken below it."""

@@ -20,6 +20,7 @@ from inference.grants import check_grant
 from inference.manifest import Manifest
 from inference.slots import Slots
 from inference.worker_metrics import NoMetrics, Rate, WorkerMetrics
+from p2p.content import SealedInput
 from p2p.errors import (
     ATTEMPT_STALE,
     CANCELLED,
@@ -47,7 +48,6 @@ from p2p.messages import (
     ReserveAnswer,
     ReserveRequest,
     Role,
-    SealedInput,
     ServedModel,
 )
 from p2p.request_mac import MAX_MAC_KEY_BYTES, request_mac

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from p2p.messages import SealedInput
+from p2p.content import SealedInput
 from p2p.wire import encode
 
 MAC_BYTES: Final = 32

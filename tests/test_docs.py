@@ -10,6 +10,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+import p2p.content
 import p2p.membership
 import p2p.messages
 from p2p.errors import CATALOGUE
@@ -102,7 +103,7 @@ def test_every_error_of_the_http_page_has_the_status_that_it_says() -> None:
 
 def messages() -> list[type[Message]]:
     """Every message that crosses a wire, and what certificates and tickets are made of."""
-    modules = (p2p.messages, p2p.membership)
+    modules = (p2p.messages, p2p.content, p2p.membership)
     return [
         value
         for module in modules

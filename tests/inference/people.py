@@ -16,21 +16,12 @@ from inference.engine import EngineInfo, Generation, Prompt, Tokens
 from inference.manifest import Manifest, ManifestFile
 from inference.worker import LoadedModel, Worker
 from p2p.chain import CHAIN_START, next_link
+from p2p.content import ChatMessage, ChunkBody, SealedInput
 from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Issuer, Member, admit, appoint, member_passport, swarm_id_of
 from p2p.memory import MemoryNetwork, MemoryNode
-from p2p.messages import (
-    INFER,
-    ChatMessage,
-    ChunkBody,
-    Grant,
-    InferChunk,
-    InferRequest,
-    Role,
-    SealedInput,
-    SignedGrant,
-)
+from p2p.messages import INFER, Grant, InferChunk, InferRequest, Role, SignedGrant
 from p2p.request_mac import request_mac
 from p2p.rpc import Rpc
 from p2p.sealed import Seal, seal_to

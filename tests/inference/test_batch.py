@@ -13,7 +13,7 @@ from inference.engine_wire import Generate, Produced, Report
 from inference.llama_process import joined
 from inference.native import Context, Model, start
 from inference.pace import Pace
-from p2p.messages import Sampling
+from p2p.content import Sampling
 
 SLOTS, CHUNK = 3, 32
 WILD = Sampling(temperature=2.0, seed=1)

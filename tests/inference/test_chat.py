@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.chat import MAX_TEMPLATE_CHARS, ChatTemplate
+from p2p.content import ChatMessage
 from p2p.errors import FIELD_INVALID, MODEL_INVALID, TetherError
-from p2p.messages import ChatMessage
 
 CONTROLS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (

@@ -25,8 +25,8 @@ from inference.engine_wire import (
     read_command,
     read_report,
 )
+from p2p.content import ChatMessage, Sampling
 from p2p.errors import FRAME_INVALID, TetherError, WireError
-from p2p.messages import ChatMessage, Sampling
 
 COMMANDS: list[Command] = [
     Load("/models/a.gguf", 4, 512, 1, True, 20.0, "ab"),

@@ -18,8 +18,8 @@ from inference.demo import MODEL_PATH
 from inference.engine import Finish, Generation, Prompt
 from inference.gguf import read_header
 from inference.llama import LlamaEngine, LlamaSettings, open_llama
+from p2p.content import ChatMessage, Sampling
 from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, FIELD_INVALID, MODEL_INVALID, Code, TetherError
-from p2p.messages import ChatMessage, Sampling
 
 GREEDY = Sampling(temperature=0)
 SEEDED = Sampling(temperature=0.9, top_p=0.95, top_k=40, min_p=0.02, seed=11)

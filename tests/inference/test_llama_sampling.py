@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from inference.llama import LlamaEngine
+from p2p.content import Sampling
 from p2p.errors import FIELD_INVALID, TetherError
-from p2p.messages import Sampling
 from tests.inference.test_llama import QUESTIONS, ask, loaded, prompt_of
 
 PERSON = json.dumps(

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from inference.worker import LEASE_RENEWAL_S
+from p2p.content import ChatMessage, ChunkBody, Sampling, SealedInput
 from p2p.errors import (
     ATTEMPT_STALE,
     CANCELLED,
@@ -30,15 +31,11 @@ from p2p.messages import (
     RENEW_LEASE,
     RESERVE,
     Ack,
-    ChatMessage,
-    ChunkBody,
     Grant,
     LeaseRenewal,
     Receipt,
     ReleaseRequest,
     ReserveRequest,
-    Sampling,
-    SealedInput,
     SignedGrant,
 )
 from p2p.sealed import seal_to

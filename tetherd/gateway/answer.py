@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from p2p.content import ChatMessage, Sampling, Usage
 from p2p.identity import PeerId
-from p2p.messages import ChatMessage, Sampling, Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from dataclasses import replace as replaced
 import trio
 from msgspec.structs import replace
 
+from p2p.content import ChunkBody, SealedInput
 from p2p.errors import CALL_LOST, UNREACHABLE, TetherError
-from p2p.messages import INFER, ChunkBody, InferChunk, InferRequest, SealedInput
+from p2p.messages import INFER, InferChunk, InferRequest
 from p2p.rpc import Rpc
 from p2p.sealed import seal_to
 from p2p.wire import encode

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from p2p.chain import CHAIN_START, next_link
+from p2p.content import ChunkBody
 from p2p.errors import FRAME_INVALID, TetherError
 from p2p.identity import NodeKey, public_key_of, verify
-from p2p.messages import ChunkBody, Grant, InferChunk, Receipt, SignedReceipt
+from p2p.messages import Grant, InferChunk, Receipt, SignedReceipt
 from p2p.sealed import Seal
 from p2p.wire import decode
 from tetherd.gateway.dispatch import Accepted, Event, Finished, Lost, Tokens

@@ -10,9 +10,10 @@ import structlog
 import trio
 from opentelemetry import trace
 
+from p2p.content import ChunkBody, SealedInput, Usage
 from p2p.errors import TetherError
 from p2p.identity import NodeKey, PeerId
-from p2p.messages import ChunkBody, JobEnd, PlacementRequest, SealedInput, Settlement, SignedReceipt, Usage
+from p2p.messages import JobEnd, PlacementRequest, Settlement, SignedReceipt
 from p2p.traceparent import context_of, current_traceparent
 from tetherd.gateway.answer import Delta, End, ModelSummary, Started
 from tetherd.gateway.attempt import Attempts, Chunks

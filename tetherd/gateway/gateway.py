@@ -17,11 +17,12 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
+from p2p.content import SealedInput
 from p2p.errors import BODY_TOO_LARGE, DRAINING, IN_FLIGHT, RETRY_TOKEN_CONFLICT, TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.job_id import job_id
 from p2p.membership import SwarmId
-from p2p.messages import SealedInput, Settlement
+from p2p.messages import Settlement
 from p2p.request_mac import request_mac
 from p2p.rpc import Rpc
 from p2p.transport import Transport

@@ -18,9 +18,10 @@ import trio
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
+from p2p.content import Usage
 from p2p.errors import RETRY_TOKEN_CONFLICT, TetherError
 from p2p.identity import PeerId
-from p2p.messages import Message, Usage
+from p2p.messages import Message
 from p2p.wire import decode, encode
 from tetherd.gateway.answer import Answer, AttemptSummary, Delta, End, Started
 from tetherd.gateway.secrets import replay_key

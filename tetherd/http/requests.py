@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from p2p.content import ChatMessage
 from p2p.errors import FIELD_INVALID, TetherError
-from p2p.messages import ChatMessage
 from tetherd.gateway.answer import Submission
 from tetherd.http.fields import Fields, check_text, read_object
 from tetherd.http.sampling import FIELDS as SAMPLING_FIELDS

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from p2p.content import Usage
 from p2p.errors import TetherError
-from p2p.messages import Usage
 from tetherd.gateway.answer import End, ModelSummary, Started
 
 Kind = Literal["chat", "text"]

@@ -7,8 +7,8 @@ import math
 from typing import Any, Final
 
 from inference.json_schema import ANY_OBJECT, FIELD, check_schema
+from p2p.content import Sampling
 from p2p.errors import TetherError
-from p2p.messages import Sampling
 from tetherd.http.fields import Fields, check_text
 
 MAX_STOPS: Final = 4

@@ -14,6 +14,7 @@ import trio
 from msgspec.structs import replace
 
 from p2p.chain import CHAIN_START, next_link
+from p2p.content import ChatMessage, ChunkBody, Sampling, SealedInput, Usage
 from p2p.errors import NO_WORKER, TetherError
 from p2p.identity import PeerId
 from p2p.membership import admit, member_passport
@@ -24,8 +25,6 @@ from p2p.messages import (
     RELEASE,
     SETTLE,
     Ack,
-    ChatMessage,
-    ChunkBody,
     Grant,
     InferChunk,
     InferRequest,
@@ -35,12 +34,9 @@ from p2p.messages import (
     Receipt,
     ReleaseRequest,
     Role,
-    Sampling,
-    SealedInput,
     Settlement,
     SignedGrant,
     SignedReceipt,
-    Usage,
 )
 from p2p.request_mac import request_mac
 from p2p.rpc import Rpc, ServerCall

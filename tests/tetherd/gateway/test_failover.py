@@ -10,6 +10,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from p2p.content import ChunkBody
 from p2p.errors import (
     CONTEXT_EXCEEDED,
     DEADLINE,
@@ -17,7 +18,7 @@ from p2p.errors import (
     WORKER_LOST,
     TetherError,
 )
-from p2p.messages import ChunkBody, Grant, InferChunk, Placement, Receipt
+from p2p.messages import Grant, InferChunk, Placement, Receipt
 from p2p.wire import decode
 from tests.tetherd.gateway.region import ANSWER, TEXT, Region, region
 from tests.topics.world import ISSUER, NOW

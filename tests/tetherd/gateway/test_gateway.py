@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2p.content import ChatMessage, SealedInput
 from p2p.errors import (
     BODY_TOO_LARGE,
     DRAINING,
@@ -20,7 +21,7 @@ from p2p.errors import (
 )
 from p2p.identity import public_key_of, verify
 from p2p.job_id import job_id
-from p2p.messages import ChatMessage, PlacementRequest, Receipt, SealedInput
+from p2p.messages import PlacementRequest, Receipt
 from p2p.wire import decode
 from tests.tetherd.gateway.region import ANSWER, QUESTION, TEXT, read, region
 from tetherd.gateway.answer import Delta, End

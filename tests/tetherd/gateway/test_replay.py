@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from p2p.content import ChatMessage, Usage
 from p2p.errors import RETRY_TOKEN_CONFLICT, TetherError
 from p2p.identity import PeerId
-from p2p.messages import ChatMessage, Usage
 from tests.tetherd.gateway.region import QUESTION, TEXT, region
 from tests.topics.world import NOW
 from tetherd.gateway.answer import Answer, AttemptSummary, Delta, End, Started

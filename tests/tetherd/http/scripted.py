@@ -9,9 +9,9 @@ from typing import Any
 
 import trio
 
+from p2p.content import Usage
 from p2p.errors import MODEL_NOT_FOUND, TetherError
 from p2p.identity import PeerId
-from p2p.messages import Usage
 from tetherd.gateway.answer import AttemptSummary, Delta, End, ModelSummary, Started, Submission
 
 LIMIT = 4_096

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2p.content import ChatMessage, Sampling
 from p2p.errors import TetherError
-from p2p.messages import ChatMessage, Sampling
 from tests.tetherd.http.scripted import CHAT, HELLO, ScriptedInference
 from tetherd.http.openapi import OPENAPI
 from tetherd.http.requests import Parsed, parse_chat, parse_completion

@@ -1,0 +1,71 @@
+"""What travels only inside the seal between a gateway and its chosen worker: prompts, answers, and how to draw.
+
+Nobody else ever decodes these; `p2p.sealed` opens and closes the seal, `p2p.messages` has what goes in clear.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from p2p.errors import WireError
+from p2p.messages import Message, SignedReceipt
+
+
+class ChatMessage(Message, frozen=True):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(Message, frozen=True):
+    """How tokens are drawn. temperature 0 is greedy; seed: set by the gateway; json_schema: JSON text, "" for none."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    json_schema: str = ""
+
+
+class SealedInput(Message, frozen=True):
+    """What is inside the seal of an Infer.Request: the content, and the key of the request MAC.
+
+    Exactly one of messages and prompt is set. resume: token ids already emitted, all of them; the worker goes on
+    at position len(resume).
+    """
+
+    mac_key: bytes
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    resume: tuple[int, ...] = ()
+
+
+class Usage(Message, frozen=True):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ChunkBody(Message, frozen=True):
+    """What is inside the seal of a chunk.
+
+    The first one has accepted set (prompt tokens counted) and no tokens. token_ids start at position (counted from
+    the start of the answer, resumed ids included); text may lag behind them while a character or a stop is open.
+    The last one has finish, usage and receipt, or error.
+    """
+
+    accepted: int | None = None
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    position: int = 0
+    finish: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
+    receipt: SignedReceipt | None = None
+    error: WireError | None = None
