@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
 from benchmarks import calls, join, network
 from benchmarks.report import Row, publish
+from benchmarks.transport import suite as transport
 
 SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "main": (join.measure, network.measure, calls.measure),
     "join": (join.measure,),
     "network": (network.measure,),
     "calls": (calls.measure,),
+    "transport": (transport.measure,),
+    **{
+        f"transport-{subject}": (partial(transport.measure, subjects=[subject]),)
+        for subject in transport.SUBJECTS
+    },
 }
 
 app = App(name="benchmarks", help="Measure this machine's swarm. Suites: " + ", ".join(SUITES))

@@ -7,6 +7,7 @@ Times are taken inside the side that waits for the answer, so that a line costs 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import subprocess
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import psutil
+import structlog
 import trio
 
 from benchmarks.transport import npm
@@ -33,6 +35,8 @@ LEAVE_S: Final = 10.0
 Answer = Mapping[str, Any]
 Command = Callable[..., Awaitable[Answer | None]]
 """Takes its arguments by name, all of them JSON."""
+Side = Callable[..., Awaitable[None]]
+"""What a process is: run by trio with the arguments of its command line."""
 
 
 class ProcessFailed(RuntimeError):
@@ -157,6 +161,10 @@ def node(script: str, *arguments: str) -> Process:
 
 async def obey(hello: Answer, commands: Mapping[str, Command]) -> None:
     """The other end: say hello, then carry out commands one after the other, until the input closes."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     _say(hello)
     unread = bytearray()
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as lines:

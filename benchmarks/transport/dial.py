@@ -1,0 +1,117 @@
+"""From nothing to the first answer: dial, prove who one is, open a stream, ask one byte and get one back.
+
+hyperdht knows a peer by its key and finds it through its DHT. Ours is measured both ways: with the address that a
+ticket, a roster or an earlier meeting gave it, as a daemon nearly always has, and with the id alone.
+Sides: python -m benchmarks.transport.dial post | serve POST ADDRESS | client PEER ADDRESS POST ADDRESS
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import trio
+
+from benchmarks.transport.contest import Contest, Figure, Goal
+from benchmarks.transport.nodes import described, open_member, reached
+from benchmarks.transport.processes import Answer, Side, node, obey, python
+from benchmarks.transport.sink import answer_all, request
+from p2p.host.host import Host
+from p2p.identity import PeerId
+from p2p.transport import PeerAddress
+
+PROTOCOL: Final = "/tether/benchmark-sink/1"
+DIALS: Final = 20
+"""Of one run; their median counts."""
+GOAL: Final = Goal(floor=1.5, aim=1.0, at="most")
+FIGURES: Final = (
+    Figure("known", "dial to first answer, address known", "ms", GOAL),
+    Figure("found", "dial to first answer, id alone, through the DHT", "ms", GOAL),
+    Figure("cpu", "dial to first answer, processor time of both ends", "ms"),
+)
+
+
+@contextmanager
+def contests() -> Iterator[list[Contest]]:
+    with ExitStack() as stack:
+        begin = stack.enter_context
+        module = "benchmarks.transport.dial"
+        testnet = begin(node("hyperdht.mjs", "testnet")).hello["bootstrap"][0]
+        hyper = begin(node("hyperdht.mjs", "serve", testnet))
+        hyper_client = begin(node("hyperdht.mjs", "client", testnet, hyper.hello["key"]))
+        javascript = begin(node("libp2p.mjs", "serve"))
+        javascript_client = begin(node("libp2p.mjs", "client", javascript.hello["address"]))
+        post = begin(python(module, "post")).hello
+        known = (post["peer"], post["addresses"][0])
+        server = begin(python(module, "serve", *known))
+        client = begin(python(module, "client", server.hello["peer"], server.hello["addresses"][0], *known))
+
+        def ours() -> Mapping[str, float]:
+            before = server.cpu_s() + client.cpu_s()
+            known_ms = client.ask("dial", count=DIALS)["ms"]
+            cpu_ms = (server.cpu_s() + client.cpu_s() - before) / DIALS * 1e3
+            return {"known": known_ms, "cpu": cpu_ms, "found": client.ask("find", count=DIALS)["ms"]}
+
+        def hyperdht() -> Mapping[str, float]:
+            before = hyper.cpu_s() + hyper_client.cpu_s()
+            ms = hyper_client.ask("dial", count=DIALS)["ms"]
+            cpu_ms = (hyper.cpu_s() + hyper_client.cpu_s() - before) / DIALS * 1e3
+            return {"known": ms, "found": ms, "cpu": cpu_ms}
+
+        def js_libp2p() -> Mapping[str, float]:
+            return {"known": javascript_client.ask("dial", count=DIALS)["ms"]}
+
+        yield [Contest(FIGURES, ours, {"hyperdht": hyperdht, "js-libp2p": js_libp2p})]
+
+
+async def _post() -> None:
+    """A member whom both others know, as any node of the DHT."""
+    async with open_member() as host:
+        await obey(described(host), {})
+
+
+async def _serve(post: str, at: str) -> None:
+    async with open_member() as host:
+        host.handle(PROTOCOL, answer_all)
+        await host.connect(reached(post, [at]))
+        await obey(described(host), {})
+
+
+async def _client(peer: str, address: str, post: str, at: str) -> None:
+    async with open_member() as host:
+        await host.connect(reached(post, [at]))
+        server = reached(peer, [address])
+
+        async def dial(count: int) -> Answer:
+            return {"ms": statistics.median([await _dial(host, server) for _ in range(count)])}
+
+        async def find(count: int) -> Answer:
+            return {"ms": statistics.median([await _find(host, server.peer) for _ in range(count)])}
+
+        await obey({}, {"dial": dial, "find": find})
+
+
+async def _dial(host: Host, server: PeerAddress) -> float:
+    began = time.perf_counter()
+    await host.connect(server)
+    stream = await host.open_stream(server.peer, PROTOCOL)
+    await request(stream, 1, 1)
+    taken_s = time.perf_counter() - began
+    await host.disconnect(server.peer)
+    return taken_s * 1e3
+
+
+async def _find(host: Host, peer: PeerId) -> float:
+    began = time.perf_counter()
+    found = await host.find_peer(peer)
+    assert found is not None
+    return (time.perf_counter() - began) * 1e3 + await _dial(host, found)
+
+
+if __name__ == "__main__":
+    sides: dict[str, Side] = {"post": _post, "serve": _serve, "client": _client}
+    trio.run(sides[sys.argv[1]], *sys.argv[2:])
