@@ -40,6 +40,7 @@ MIN_REPEAT_PENALTY: Final = 0.01
 MAX_PENALTY: Final = 100.0
 MAX_BIASES: Final = 1_024
 MAX_BIAS: Final = 100.0
+MAX_LOGPROBS: Final = 20
 
 
 @dataclass(slots=True)
@@ -143,7 +144,12 @@ class Attempt:
                 if tokens.finish is not None:
                     await self._finish(tokens, tokens.finish)
                     return tokens.finish
-                body = ChunkBody(token_ids=tokens.ids, text=tokens.text, position=tokens.position)
+                body = ChunkBody(
+                    token_ids=tokens.ids,
+                    text=tokens.text,
+                    position=tokens.position,
+                    logprobs=tokens.logprobs,
+                )
                 await self.writer.write(body)
                 last_s = now_s
                 await trio.sleep_until(now_s + COALESCE_S)
@@ -162,6 +168,7 @@ class Attempt:
             token_ids=tokens.ids,
             text=tokens.text,
             position=tokens.position,
+            logprobs=tokens.logprobs,
             finish=finish,
             usage=Usage(self.prompt_tokens, self.position),
             receipt=self._receipt(finish),
@@ -201,6 +208,7 @@ def check_sampling(sampling: Sampling) -> None:
         ("repeat_penalty", sampling.repeat_penalty, MIN_REPEAT_PENALTY, MAX_PENALTY),
         ("frequency_penalty", sampling.frequency_penalty, -MAX_PENALTY, MAX_PENALTY),
         ("presence_penalty", sampling.presence_penalty, -MAX_PENALTY, MAX_PENALTY),
+        ("logprobs", sampling.logprobs, -1, MAX_LOGPROBS),
         ("logit_bias", len(sampling.logit_bias), 0, MAX_BIASES),
         *(("logit_bias", bias, -MAX_BIAS, MAX_BIAS) for _, bias in sampling.logit_bias[:MAX_BIASES]),
         ("stop", len(sampling.stop), 0, MAX_STOPS),

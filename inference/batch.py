@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from inference.engine import Finish
 from inference.engine_wire import Generate, Produced
-from inference.native import Context, Model, Row
+from inference.native import Context, Logits, Model, Row
 from inference.pace import Pace
-from inference.sampler import Sampler
+from inference.sampler import Sampler, log_probabilities
 from inference.scheduler import Scheduler, Step, Work
 from inference.text import TextStream
+from p2p.content import TokenLogprob
 from p2p.errors import FIELD_INVALID, TetherError
 
 
@@ -90,14 +91,16 @@ class Batch:
         for works in _rounds(step):
             self._context.decode([row for work in works for row in self._rows(work)])
             last = -1
-            drawn: list[tuple[Work, int]] = []
+            drawn: list[tuple[Work, int, tuple[TokenLogprob, ...]]] = []
             for work in works:
                 last += work.count
                 if work.samples:
                     logits = self._context.logits(last)
-                    drawn.append((work, self._answers[work.request].sampler.next(logits)))
-            for work, token in drawn:
-                yield self._take(self._answers[work.request], token)
+                    asked = self._answers[work.request]
+                    token = asked.sampler.next(logits)
+                    drawn.append((work, token, self._logprobs(asked, logits, token)))
+            for work, token, logprobs in drawn:
+                yield self._take(self._answers[work.request], token, logprobs)
 
     def _rows(self, work: Work) -> Iterator[Row]:
         tokens = self._answers[work.request].tokens
@@ -105,23 +108,46 @@ class Batch:
         for position in range(work.start, last + 1):
             yield Row(tokens[position], position, work.slot, work.samples and position == last)
 
-    def _take(self, answer: _Answer, token: int) -> Produced:
+    def _logprobs(self, answer: _Answer, logits: Logits, token: int) -> tuple[TokenLogprob, ...]:
+        """Of a token that was just drawn, while the logits that it was drawn from are there."""
+        count = answer.asked.sampling.logprobs
+        if count < 0 or token < 0 or self._model.is_end(token):
+            return ()
+        own, top = log_probabilities(logits, token, count)
+        piece = self._model.piece
+        return (TokenLogprob(piece(token), own, tuple((piece(one), value) for one, value in top)),)
+
+    def _take(self, answer: _Answer, token: int, logprobs: tuple[TokenLogprob, ...]) -> Produced:
         if token < 0 or self._model.is_end(token):
             return self._finished(answer, (), answer.text.close(), "stop")
         answer.tokens.append(token)
         text = answer.text.feed(self._model.piece(token))
         if answer.text.stopped:
-            return self._finished(answer, (token,), text, "stop")
+            return self._finished(answer, (token,), text, "stop", logprobs)
         if answer.length >= answer.asked.max_tokens:
-            return self._finished(answer, (token,), text + answer.text.close(), "length")
-        return self._produced(answer, (token,), text, None)
+            return self._finished(answer, (token,), text + answer.text.close(), "length", logprobs)
+        return self._produced(answer, (token,), text, None, logprobs)
 
-    def _finished(self, answer: _Answer, ids: tuple[int, ...], text: str, finish: Finish) -> Produced:
+    def _finished(
+        self,
+        answer: _Answer,
+        ids: tuple[int, ...],
+        text: str,
+        finish: Finish,
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> Produced:
         self.leave(answer.asked.request)
-        return self._produced(answer, ids, text, finish)
+        return self._produced(answer, ids, text, finish, logprobs)
 
-    def _produced(self, answer: _Answer, ids: tuple[int, ...], text: str, finish: Finish | None) -> Produced:
-        return Produced(answer.asked.request, ids, answer.length - len(ids), text, finish)
+    def _produced(
+        self,
+        answer: _Answer,
+        ids: tuple[int, ...],
+        text: str,
+        finish: Finish | None,
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> Produced:
+        return Produced(answer.asked.request, ids, answer.length - len(ids), text, finish, logprobs)
 
     def _text_of(self, asked: Generate) -> TextStream:
         """The text of the answer so far, already shown: only what follows it will be."""

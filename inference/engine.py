@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from p2p.content import ChatMessage, Sampling
+from p2p.content import ChatMessage, Sampling, TokenLogprob
 
 Finish = Literal["stop", "length"]
 
@@ -55,12 +55,14 @@ class Tokens:
     """Some new tokens. position: of the first id in the whole answer; text may lag while a character or a stop is open.
 
     The ids of an end-of-generation token are not among them. finish is set on the last one, whose ids may be empty.
+    logprobs: one for each id where they were asked for.
     """
 
     ids: tuple[int, ...]
     position: int
     text: str
     finish: Finish | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Engine(Protocol):

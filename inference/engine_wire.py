@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from p2p.content import ChatMessage, Sampling
+from p2p.content import ChatMessage, Sampling, TokenLogprob
 from p2p.errors import FRAME_INVALID, TetherError, WireError
 
 MAX_FRAME_BYTES: Final = 64 << 20
@@ -78,11 +78,17 @@ class Produced(_Said, frozen=True):
     position: int
     text: str
     finish: Literal["stop", "length"] | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def joined(self, later: Produced) -> Produced:
         """This and what follows it directly, as one."""
         return Produced(
-            self.request, self.ids + later.ids, self.position, self.text + later.text, later.finish
+            self.request,
+            self.ids + later.ids,
+            self.position,
+            self.text + later.text,
+            later.finish,
+            self.logprobs + later.logprobs,
         )
 
 

@@ -33,6 +33,20 @@ def position_seed(seed: int, position: int) -> int:
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") % _SEEDS
 
 
+def log_probabilities(logits: Logits, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The token's natural log-probability, and the count likeliest tokens with theirs, the likeliest first.
+
+    Of the model itself: before bias, penalties, temperature and whatever cuts the tail, as OpenAI tells them.
+    """
+    weights = logits.values().astype(np.float64)
+    weights -= weights.max()
+    weights -= np.log(np.exp(weights).sum())
+    count = min(count, len(weights))
+    likeliest = np.argpartition(weights, -count)[-count:] if count else np.empty(0, np.int64)
+    order = sorted(likeliest.tolist(), key=lambda one: (-weights[one], one))
+    return float(weights[token]), [(one, float(weights[one])) for one in order]
+
+
 class Sampler:
     """One answer's. resume: the ids that it has so far. `close` frees what llama.cpp holds for it.
 

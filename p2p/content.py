@@ -17,7 +17,10 @@ class ChatMessage(Message, frozen=True):
 
 
 class Sampling(Message, frozen=True):
-    """How tokens are drawn. temperature 0 is greedy; seed: set by the gateway; json_schema: JSON text, "" for none."""
+    """How tokens are drawn. temperature 0 is greedy; seed: set by the gateway; json_schema: JSON text, "" for none.
+
+    logprobs: how many of the likeliest tokens to tell beside each drawn one; -1: not even that one's probability.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -31,6 +34,7 @@ class Sampling(Message, frozen=True):
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     json_schema: str = ""
+    logprobs: int = -1
 
 
 class SealedInput(Message, frozen=True):
@@ -53,11 +57,20 @@ class Usage(Message, frozen=True):
     completion_tokens: int
 
 
+class TokenLogprob(Message, frozen=True):
+    """A drawn token's bytes, its natural log-probability under the model, and those of the likeliest ones."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
 class ChunkBody(Message, frozen=True):
     """What is inside the seal of a chunk.
 
     The first one has accepted set (prompt tokens counted) and no tokens. token_ids start at position (counted from
     the start of the answer, resumed ids included); text may lag behind them while a character or a stop is open.
+    logprobs: none, or one for each id.
     The last one has finish, usage and receipt, or error.
     """
 
@@ -69,3 +82,4 @@ class ChunkBody(Message, frozen=True):
     usage: Usage | None = None
     receipt: SignedReceipt | None = None
     error: WireError | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cli.local_swarm import LocalNode, LocalSwarm, until
-from tests.e2e.asking import a_swarm, ask, stream
+from tests.e2e.asking import MODEL, a_swarm, ask, client_of, stream
 
 SCHEMA = {
     "type": "object",
@@ -33,3 +33,18 @@ def test_an_answer_keeps_to_its_schema_also_when_its_worker_is_killed(swarm: Loc
     disturbed = stream(founder, "Hello!", at=3, do=kill, response_format=FORM)
     assert disturbed.text == undisturbed
     assert disturbed.tether["attempts"] >= 2
+
+
+def test_probabilities_reach_the_openai_client(swarm: LocalSwarm) -> None:
+    founder, _ = a_swarm(swarm)
+    answer = client_of(founder).chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Count from 1 to 5."}],
+        temperature=0,
+        logprobs=True,
+        top_logprobs=3,
+    )
+    told = answer.choices[0].logprobs
+    assert told is not None and told.content
+    assert "".join(one.token for one in told.content).strip() == answer.choices[0].message.content
+    assert all(one.token == one.top_logprobs[0].token and len(one.top_logprobs) == 3 for one in told.content)

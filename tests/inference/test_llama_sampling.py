@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 import trio
 
+from inference.engine import Generation
 from inference.llama import LlamaEngine
-from p2p.content import Sampling
+from p2p.content import Sampling, TokenLogprob
 from p2p.errors import FIELD_INVALID, TetherError
-from tests.inference.test_llama import QUESTIONS, ask, loaded, prompt_of
+from tests.inference.test_llama import GREEDY, QUESTIONS, ask, loaded, prompt_of
 
 PERSON = json.dumps(
     {
@@ -77,6 +79,45 @@ async def test_an_answer_keeps_to_its_schema() -> None:
                     and isinstance(told["age"], int)
                     and set(told["tags"]) <= {"red", "blue"}
                 )
+
+
+async def logprobs_of(
+    engine: LlamaEngine, prompt: tuple[int, ...], sampling: Sampling, resume: tuple[int, ...] = ()
+) -> tuple[tuple[int, ...], list[TokenLogprob]]:
+    ids, told = resume, list[TokenLogprob]()
+    async with engine.generate(Generation(prompt, 24, sampling, resume)) as answer:
+        async for tokens in answer:
+            assert len(tokens.logprobs) == len(tokens.ids)
+            ids += tokens.ids
+            told += tokens.logprobs
+    return ids, told
+
+
+async def test_every_token_tells_how_likely_it_was_and_what_else_was_whoever_is_beside_it() -> None:
+    sampling = Sampling(temperature=0.9, seed=8, top_k=3, presence_penalty=0.5, logprobs=4)
+    async with loaded() as engine:
+        prompt = await prompt_of(engine, QUESTIONS[1])
+        ids, told = await logprobs_of(engine, prompt, sampling)
+        for one in told:
+            likely = [value for _, value in one.top]
+            assert len(likely) == 4 and likely == sorted(likely, reverse=True)
+            assert sum(map(math.exp, likely)) <= 1.0 + 1e-9 and one.logprob <= likely[0] <= 0.0
+        async with trio.open_nursery() as nursery:
+            for question in QUESTIONS[:3]:
+                nursery.start_soon(ask, engine, await prompt_of(engine, question), GREEDY)
+            assert await logprobs_of(engine, prompt, sampling) == (ids, told)
+        _, rest = await logprobs_of(engine, prompt, sampling, ids[:5])
+        assert rest == told[5:]
+
+
+async def test_the_greedy_token_is_the_likeliest_and_none_is_told_unasked() -> None:
+    async with loaded() as engine:
+        prompt = await prompt_of(engine, QUESTIONS[0])
+        _, told = await logprobs_of(engine, prompt, Sampling(temperature=0, logprobs=1))
+        assert told and all((one.token, one.logprob) == one.top[0] for one in told)
+        _, alone = await logprobs_of(engine, prompt, Sampling(temperature=0, logprobs=0))
+        assert [one.logprob for one in alone] == [one.logprob for one in told]
+        assert all(one.top == () for one in alone)
 
 
 async def test_a_bias_forbids_a_token_and_a_penalty_thins_repetition() -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from p2p.content import ChatMessage, Sampling, Usage
+from p2p.content import ChatMessage, Sampling, TokenLogprob, Usage
 from p2p.identity import PeerId
 
 
@@ -39,10 +39,11 @@ class AttemptSummary:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Text that follows the text before it, and the ids behind it (text may lag)."""
+    """Text that follows the text before it, the ids behind it (text may lag), and logprobs of each id if asked for."""
 
     text: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

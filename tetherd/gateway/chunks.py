@@ -50,8 +50,11 @@ def events_of(body: ChunkBody, grant: Grant) -> Iterator[Event]:
             )
             return
         yield Accepted(body.accepted)
+    if body.logprobs and len(body.logprobs) != len(body.token_ids):
+        yield Lost(_broken("The worker tells probabilities of other tokens than it sends."))
+        return
     if body.token_ids or body.text:
-        yield Tokens(body.token_ids, body.position, body.text)
+        yield Tokens(body.token_ids, body.position, body.text, body.logprobs)
     if body.error is not None:
         yield Lost(TetherError.from_wire(body.error))
     elif body.finish is not None:

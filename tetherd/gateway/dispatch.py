@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 
+from p2p.content import TokenLogprob
 from p2p.errors import (
     CALL_LOST,
     CAPACITY,
@@ -90,6 +91,7 @@ class Tokens:
     ids: tuple[int, ...]
     position: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class Announce:
 class Emit:
     text: str
     ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +261,7 @@ class Dispatch:
             if end > self._max_tokens:
                 return self._lost(_broken(f"The worker went beyond {self._max_tokens} tokens."))
             self._ids += tokens.ids
-            return Emit(tokens.text, tokens.ids)
+            return Emit(tokens.text, tokens.ids, tokens.logprobs)
         if end <= len(self._ids):
             return None
         return self._lost(_broken(f"Position {tokens.position} came after {len(self._ids)}."))

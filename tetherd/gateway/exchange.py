@@ -244,10 +244,10 @@ class Exchange:
                     self._parts.metrics.hop("open", trio.current_time() - opened)
                     chunks.patience_s = settings.accept_s + prompt_tokens / settings.prefill_tokens_per_s
                     self._announce(granted, prompt_tokens)
-                case Emit(text, ids):
+                case Emit(text, ids, logprobs):
                     chunks.patience_s = settings.stall_s
                     self._time(len(ids))
-                    await self._send.send(Delta(text, ids))
+                    await self._send.send(Delta(text, ids, logprobs))
                 case ending:
                     return ending
         return None

@@ -18,7 +18,7 @@ import trio
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
-from p2p.content import Usage
+from p2p.content import TokenLogprob, Usage
 from p2p.errors import RETRY_TOKEN_CONFLICT, TetherError
 from p2p.identity import PeerId
 from p2p.messages import Message
@@ -36,8 +36,12 @@ MAX_ANSWER_BYTES: Final = 4 << 20
 _log: Final = structlog.get_logger()
 
 
+Piece = tuple[str, tuple[TokenLogprob, ...]]
+Pieces = tuple[Piece, ...]
+
+
 class Kept(Message, frozen=True):
-    """An answer as it went out. texts: as it was cut into pieces, so that a stream repeats byte for byte."""
+    """An answer as it went out. pieces: as it was cut, so that a stream repeats byte for byte."""
 
     request_mac: bytes
     asked_model: str
@@ -47,7 +51,7 @@ class Kept(Message, frozen=True):
     region: str
     prompt_tokens: int
     created: float
-    texts: tuple[str, ...]
+    pieces: Pieces
     finish: Literal["stop", "length"]
     usage: Usage
     attempts: tuple[tuple[PeerId, str, int, str], ...]
@@ -61,7 +65,7 @@ class Replayed:
             job, kept.model, kept.version, kept.worker, kept.region, kept.prompt_tokens, kept.created
         )
         attempts = tuple(AttemptSummary(*one) for one in kept.attempts)
-        self._items: list[Delta | End] = [Delta(text) for text in kept.texts]
+        self._items: list[Delta | End] = [Delta(text, (), logprobs) for text, logprobs in kept.pieces]
         self._items.append(End(kept.finish, kept.usage, attempts))
 
     async def started(self) -> Started:
@@ -77,9 +81,7 @@ class Replayed:
 class Recording:
     """Implements `Answer`: passes another one through, and keeps it before its end is told."""
 
-    def __init__(
-        self, answer: Answer, keep: Callable[[Started, tuple[str, ...], End], Awaitable[None]]
-    ) -> None:
+    def __init__(self, answer: Answer, keep: Callable[[Started, Pieces, End], Awaitable[None]]) -> None:
         self._answer = answer
         self._keep = keep
 
@@ -87,16 +89,16 @@ class Recording:
         return await self._answer.started()
 
     async def __aiter__(self) -> AsyncIterator[Delta | End]:
-        texts: list[str] = []
+        pieces: list[Piece] = []
         size_bytes = 0
         async for item in self._answer:
             match item:
-                case Delta(text):
-                    size_bytes += len(text) * 4
+                case Delta(text, _, logprobs):
+                    size_bytes += 4 * len(text) + sum(32 * (1 + len(one.top)) for one in logprobs)
                     if size_bytes <= MAX_ANSWER_BYTES:
-                        texts.append(text)
+                        pieces.append((text, logprobs))
                 case End() if size_bytes <= MAX_ANSWER_BYTES:
-                    await self._keep(await self._answer.started(), tuple(texts), item)
+                    await self._keep(await self._answer.started(), tuple(pieces), item)
             yield item
 
 
@@ -138,9 +140,7 @@ class Replays:
         """The same answer, kept once it is whole."""
         return Recording(answer, partial(self._keep, request_mac, model))
 
-    async def _keep(
-        self, request_mac: bytes, model: str, started: Started, texts: tuple[str, ...], end: End
-    ) -> None:
+    async def _keep(self, request_mac: bytes, model: str, started: Started, pieces: Pieces, end: End) -> None:
         kept = Kept(
             request_mac=request_mac,
             asked_model=model,
@@ -150,7 +150,7 @@ class Replays:
             region=started.region,
             prompt_tokens=started.prompt_tokens,
             created=started.created,
-            texts=texts,
+            pieces=pieces,
             finish=end.finish,
             usage=end.usage,
             attempts=tuple((one.worker, one.region, one.tokens, one.cause) for one in end.attempts),

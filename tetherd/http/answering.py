@@ -68,16 +68,16 @@ class AnswerResponse(Response):
             nursery.cancel_scope.cancel()
 
     async def _whole(self) -> Response:
-        texts: list[str] = []
+        deltas: list[Delta] = []
         try:
             async with self._inference.submit(self._parsed.submission) as answer:
                 async for item in answer:
                     match item:
                         case Delta():
-                            texts.append(item.text)
+                            deltas.append(item)
                         case End():
-                            writer = Writer(self._kind, await answer.started())
-                            body = writer.whole("".join(texts), item)
+                            writer = Writer.of(self._kind, await answer.started())
+                            body = writer.whole(deltas, item)
                             return Response(body, 200, writer.headers(), "application/json")
         except TetherError as error:
             return error_response(error)
@@ -98,17 +98,16 @@ class AnswerResponse(Response):
         started: Started | None = None
         with trio.move_on_after(ACCEPT_WAIT_S):
             started = await answer.started()
-        await stream.start(Writer(self._kind, started).headers() if started else {})
+        await stream.start(Writer.of(self._kind, started).headers() if started else {})
         if started is None:
             await stream.write(responses.WAITING)
         nursery.start_soon(stream.keep_alive)
-        writer = Writer(self._kind, started or await answer.started())
+        writer = Writer.of(self._kind, started or await answer.started())
         await stream.write(writer.opening())
         async for item in answer:
             match item:
                 case Delta():
-                    if item.text:
-                        await stream.write(writer.piece(item.text))
+                    await stream.write(writer.piece(item))
                 case End():
                     await stream.write(writer.ending(item, include_usage=self._parsed.include_usage))
 

@@ -12,7 +12,7 @@ from tetherd.http.requests import (
     MAX_MODEL_CHARS,
     MAX_TOKENS,
 )
-from tetherd.http.sampling import MAX_BIASES, MAX_STOP_CHARS, MAX_STOPS
+from tetherd.http.sampling import MAX_BIASES, MAX_LOGPROBS, MAX_STOP_CHARS, MAX_STOPS
 
 _Schema = dict[str, Any]
 
@@ -49,6 +49,8 @@ _SAMPLING: Final[_Schema] = {
         "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         "maxProperties": MAX_BIASES,
     },
+    "logprobs": {"description": "in a chat true or false, in a completion 0 to 5"},
+    "top_logprobs": {"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS},
     "response_format": _object(
         {"type": {"enum": ["text", "json_object", "json_schema"]}, "json_schema": {"type": "object"}}, "type"
     ),

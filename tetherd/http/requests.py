@@ -43,8 +43,6 @@ _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -97,7 +95,7 @@ def _parsed(
     messages: tuple[ChatMessage, ...] | None = None,
     prompt: str | None = None,
 ) -> Parsed:
-    sampling, seed_given = parse_sampling(fields)
+    sampling, seed_given = parse_sampling(fields, chat=messages is not None)
     submission = Submission(
         tenant=LOCAL_TENANT,
         model=fields.text("model", at_most=MAX_MODEL_CHARS),

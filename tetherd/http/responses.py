@@ -10,7 +10,8 @@ import msgspec
 
 from p2p.content import Usage
 from p2p.errors import TetherError
-from tetherd.gateway.answer import End, ModelSummary, Started
+from tetherd.gateway.answer import Delta, End, ModelSummary, Started
+from tetherd.http.logprobs import LogprobsField
 
 Kind = Literal["chat", "text"]
 DONE: Final = b"data: [DONE]\n\n"
@@ -26,6 +27,11 @@ class Writer:
 
     kind: Kind
     started: Started
+    logprobs: LogprobsField
+
+    @classmethod
+    def of(cls, kind: Kind, started: Started) -> Writer:
+        return cls(kind, started, LogprobsField(chat=kind == "chat"))
 
     @property
     def id(self) -> str:
@@ -47,10 +53,14 @@ class Writer:
             else b""
         )
 
-    def piece(self, text: str) -> bytes:
-        return self._event(
-            self._delta({"content": text}, None) if self.kind == "chat" else self._text(text, None)
-        )
+    def piece(self, delta: Delta) -> bytes:
+        """One event; none for ids without text, unless their probabilities were asked for."""
+        if not delta.text and not delta.logprobs:
+            return b""
+        logprobs = self.logprobs.of(delta.logprobs)
+        if self.kind == "chat":
+            return self._event(self._delta({"content": delta.text}, None, logprobs))
+        return self._event(self._text(delta.text, None, logprobs))
 
     def ending(self, end: End, *, include_usage: bool) -> bytes:
         """The last events: the finish reason, the usage if it was asked for, the `tether` field, [DONE]."""
@@ -60,13 +70,15 @@ class Writer:
             return self._event(last, tether) + DONE
         return self._event(last) + self._event(None, {"usage": usage_field(end.usage), **tether}) + DONE
 
-    def whole(self, text: str, end: End) -> bytes:
+    def whole(self, deltas: Sequence[Delta], end: End) -> bytes:
         """The answer in one piece."""
+        text = "".join(delta.text for delta in deltas)
+        logprobs = self.logprobs.of([one for delta in deltas for one in delta.logprobs])
         if self.kind == "chat":
             message = {"role": "assistant", "content": text, "refusal": None}
-            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end.finish}
+            choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": end.finish}
         else:
-            choice = self._text(text, end.finish)
+            choice = self._text(text, end.finish, logprobs)
         kind = "chat.completion" if self.kind == "chat" else "text_completion"
         extra = {"usage": usage_field(end.usage), "tether": tether_field(self.started, end)}
         return _encode({**self._frame(kind), "choices": [choice], **extra})
@@ -84,11 +96,13 @@ class Writer:
             "model": self.started.model,
         }
 
-    def _delta(self, delta: dict[str, str], finish: str | None) -> dict[str, Any]:
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def _delta(
+        self, delta: dict[str, str], finish: str | None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
-    def _text(self, text: str, finish: str | None) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+    def _text(self, text: str, finish: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
 def usage_field(usage: Usage) -> dict[str, int]:

@@ -15,17 +15,20 @@ MAX_STOPS: Final = 4
 MAX_STOP_CHARS: Final = 256
 MAX_BIASES: Final = 300
 """OpenAI's own limit."""
+MAX_LOGPROBS: Final = 20
+MAX_COMPLETION_LOGPROBS: Final = 5
+"""Both are OpenAI's own limits."""
 MAX_TOKEN_ID: Final = 1 << 24
 INT64: Final = 2**63
 
 FIELDS: Final = frozenset(
     {"temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "response_format", "logit_bias"}
-    | {"frequency_penalty", "presence_penalty", "repeat_penalty"}
+    | {"frequency_penalty", "presence_penalty", "repeat_penalty", "logprobs", "top_logprobs"}
 )
 
 
-def parse_sampling(fields: Fields) -> tuple[Sampling, bool]:
-    """The sampling, and whether the client gave a seed. Raises TetherError naming the field."""
+def parse_sampling(fields: Fields, *, chat: bool) -> tuple[Sampling, bool]:
+    """The sampling, and whether the client gave a seed. chat: which endpoint. Raises TetherError naming the field."""
     seed = fields.integer("seed", -INT64, INT64 - 1)
     sampling = Sampling(
         temperature=fields.number("temperature", 1.0, 0.0, 2.0),
@@ -40,6 +43,7 @@ def parse_sampling(fields: Fields) -> tuple[Sampling, bool]:
         presence_penalty=fields.number("presence_penalty", 0.0, -2.0, 2.0),
         logit_bias=_logit_bias(fields),
         json_schema=_schema(fields),
+        logprobs=_logprobs(fields, chat=chat),
     )
     return sampling, seed is not None
 
@@ -79,6 +83,19 @@ def _bias(fields: Fields, token: str, value: Any) -> tuple[int, float]:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.fabs(value) <= 100:
         fields.refuse("logit_bias", f"has to give token {token} a number between -100 and 100.")
     return int(token), float(value)
+
+
+def _logprobs(fields: Fields, *, chat: bool) -> int:
+    """-1 for none. A chat says whether, and in another field how many; a completion says how many, zero being one."""
+    if not chat:
+        if "top_logprobs" in fields:
+            fields.refuse("top_logprobs", "is for chats: here logprobs says how many.")
+        count = fields.integer("logprobs", 0, MAX_COMPLETION_LOGPROBS)
+        return -1 if count is None else count
+    wanted, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, MAX_LOGPROBS)
+    if top and not wanted:
+        fields.refuse("top_logprobs", "needs logprobs: set that to true.")
+    return top or 0 if wanted else -1
 
 
 def _schema(fields: Fields) -> str:

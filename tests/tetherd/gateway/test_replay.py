@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from p2p.content import ChatMessage, Usage
+from p2p.content import ChatMessage, TokenLogprob, Usage
 from p2p.errors import RETRY_TOKEN_CONFLICT, TetherError
 from p2p.identity import PeerId
 from tests.tetherd.gateway.region import QUESTION, TEXT, region
@@ -28,7 +28,9 @@ class Told:
     def __init__(self, job: bytes, *texts: str) -> None:
         self._started = Started(job, "tiny", "1", PeerId("worker"), "eu", 5, NOW)
         attempts = (AttemptSummary(PeerId("worker"), "eu", 3),)
-        self.items: list[Delta | End] = [Delta(text, (1,)) for text in texts]
+        self.items: list[Delta | End] = [
+            Delta(text, (1,), (TokenLogprob(b"t", -0.5, ((b"x", -1.0),)),)) for text in texts
+        ]
         self.items.append(End("stop", Usage(5, 3), attempts))
 
     async def started(self) -> Started:
