@@ -23,7 +23,7 @@ from p2p.errors import UNREACHABLE, TetherError
 from p2p.identity import PeerId
 from p2p.membership import Admission, Guest
 from p2p.pipe import PipeStream, pipe
-from p2p.transport import Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
+from p2p.transport import CONTROL, Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
 
 GOSSIP_BACKLOG: Final = 256
 """What a subscriber that does not read keeps; the oldest goes first."""
@@ -224,8 +224,10 @@ class MemoryNode:
     async def connect(self, address: PeerAddress) -> None:
         await self._world._dial(self, address)
 
-    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
-        return await self._world._open(self, peer, protocol)
+    async def open_stream(self, peer: PeerId, protocol: str, *, priority: int = CONTROL) -> Stream:
+        stream = await self._world._open(self, peer, protocol)
+        stream.priority = priority
+        return stream
 
     async def disconnect(self, peer: PeerId) -> None:
         await trio.lowlevel.checkpoint()

@@ -10,6 +10,7 @@ import trio
 
 from p2p.errors import UNREACHABLE, TetherError
 from p2p.identity import PeerId
+from p2p.transport import CONTROL
 
 PIPE_BYTES: Final = 256 * 1024
 """What one direction holds before its writer waits: about what a TCP connection on a LAN keeps in flight."""
@@ -94,6 +95,7 @@ class PipeStream:
     """One end of a pipe; implements `Stream`. close ends this side's writing only, as libp2p does."""
 
     def __init__(self, peer: PeerId, incoming: _Lane, outgoing: _Lane) -> None:
+        self.priority = CONTROL
         self._peer = peer
         self._incoming = incoming
         self._outgoing = outgoing

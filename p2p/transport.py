@@ -35,8 +35,17 @@ class Gossip:
     source: PeerId
 
 
+CONTROL, CHUNKS, ARTIFACTS = range(3)
+"""Priorities of a connection's streams: what is queued on one goes before all that is queued on a later one."""
+
+
 class Stream(Protocol):
-    """A reliable, ordered, encrypted pipe of bytes. Raises TetherError(UNREACHABLE) once it is broken."""
+    """A reliable, ordered, encrypted pipe of bytes. Raises TetherError(UNREACHABLE) once it is broken.
+
+    One task may read and one may write at a time. priority: CONTROL at first; may be changed between two writes.
+    """
+
+    priority: int
 
     @property
     def peer(self) -> PeerId: ...
@@ -45,7 +54,12 @@ class Stream(Protocol):
         """Return 1 to max_bytes bytes, or b"" once the peer has closed."""
         ...
 
-    async def write(self, data: bytes) -> None: ...
+    async def write(self, data: bytes) -> None:
+        """Returns once all of data is on its way, however long the reader takes.
+
+        Cancelled, it may have sent a part, and then the stream is good for nothing but reset.
+        """
+        ...
 
     def write_now(self, data: bytes) -> bool:
         """Hand over all of data, if nothing has to be waited for. False: nothing was taken; `write` knows why."""
@@ -83,8 +97,12 @@ class Transport(Protocol):
         """
         ...
 
-    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
-        """Open a stream to a peer whose addresses are known. Raises TetherError(UNREACHABLE)."""
+    async def open_stream(self, peer: PeerId, protocol: str, *, priority: int = CONTROL) -> Stream:
+        """Open a stream to a peer whose addresses are known. Raises TetherError(UNREACHABLE).
+
+        Where the peer has spoken the protocol before on this connection, its agreement is not waited for; should it
+        have changed its mind, the first read raises.
+        """
         ...
 
     async def disconnect(self, peer: PeerId) -> None: ...

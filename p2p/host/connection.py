@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Sequence
-from contextlib import suppress
 from typing import Final
 
 import trio
-from libp2p.protocol_muxer.exceptions import ProtocolNotSupportedError
-from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from p2p.errors import UNREACHABLE, TetherError
-from p2p.host.errors import HOSTILE_BYTES, LIBP2P_FAULTS, broken
+from p2p.host.errors import HOSTILE_BYTES, ConnectionLost, broken
 from p2p.host.handshake import Secured
-from p2p.host.muxer import YAMUX, EagerStream, Muxer
-from p2p.host.negotiate import answer, ask
+from p2p.host.link import Link
+from p2p.host.negotiate import NotSpoken, answer, ask
+from p2p.host.streams import MuxedStream, NotOffered, unreachable
+from p2p.host.yamux.budget import MAX_STREAMS, Budget
+from p2p.host.yamux.flow import Flow
+from p2p.host.yamux.muxer import YAMUX, Muxer
+from p2p.host.yamux.session import TooManyStreams
 from p2p.membership import Guest
+from p2p.transport import CONTROL
 
-MAX_INBOUND_STREAMS: Final = 256
-"""That a peer may hold open at a time; the next one is reset. yamux's own backlog limit is the same."""
 NEGOTIATE_S: Final = 5.0
 """For the peer to say what a stream that it opened is for."""
 
-
-class NotOffered(TetherError):
-    """The peer is there and does not speak the protocol, at least not to this node."""
-
-
-StreamAnswer = Callable[[str, EagerStream], Awaitable[None]]
+StreamAnswer = Callable[[str, MuxedStream], Awaitable[None]]
 
 
 class Connection:
     """Made by `agree` once both sides are admitted; lives as long as `run`."""
 
-    def __init__(self, secured: Secured, raw: trio.abc.Stream, muxer: Muxer, *, outbound: bool) -> None:
+    def __init__(self, secured: Secured, *, outbound: bool, ahead: bytes, budget: Budget | None) -> None:
         self.peer = secured.peer
         self.admission = secured.admission
         self.outbound = outbound
         self.born = trio.current_time()
-        self.muxer = muxer
-        self._raw = raw
-        self._inbound = 0
+        self.muxer = Muxer(secured.link, initiator=outbound, accept=self._accept, budget=budget, ahead=ahead)
+        self._spoken: set[str] = set()
+        self._protocols: Container[str] = ()
+        self._serve: StreamAnswer | None = None
+        self._handlers: trio.Nursery | None = None
+        self._answering = 0
 
     @property
     def guest(self) -> bool:
@@ -48,82 +47,99 @@ class Connection:
 
     @property
     def open(self) -> bool:
-        return not self.muxer.event_shutting_down.is_set()
+        return not self.muxer.closed
 
     async def run(self, protocols: Container[str], serve: StreamAnswer, handlers: trio.Nursery) -> None:
         """Carry streams until the connection is gone. protocols: what this peer may open, asked for each stream.
 
-        handlers: where the answers run; they outlive the connection, and notice when they read or write.
+        handlers: where the answers run; they outlive the connection, and notice when they read or write. Raises
+        PeerFault if the peer broke the rules.
         """
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._accept, protocols, serve, handlers)
-                await self.muxer.start()
-                nursery.cancel_scope.cancel()
-        finally:
-            await self.muxer.abandon()
-            await trio.aclose_forcefully(self._raw)
+        self._protocols, self._serve, self._handlers = protocols, serve, handlers
+        await self.muxer.run()
 
     async def close(self) -> None:
         """End it politely; `run` returns soon after."""
         with trio.CancelScope(shield=True):
             await self.muxer.close()
 
-    async def open_stream(self, protocols: Sequence[str]) -> tuple[EagerStream, str]:
-        """Open a stream for the first of protocols that the peer offers. Raises NotOffered, or UNREACHABLE."""
-        await self.muxer.event_started.wait()
-        stream: EagerStream | None = None
+    async def open_stream(self, protocols: Sequence[str], priority: int = CONTROL) -> tuple[MuxedStream, str]:
+        """Open a stream for the first of protocols that the peer offers. Raises NotOffered, or UNREACHABLE.
+
+        What the peer has agreed to before is not asked for again: the proposal goes out with the first bytes.
+        """
         try:
-            stream = await self.muxer.open_eager()
-            return stream, await ask(stream, protocols)
-        except ProtocolNotSupportedError as error:
-            await _discard(stream)
+            stream = MuxedStream(self.peer, self.muxer, self.muxer.open(priority))
+        except TooManyStreams as error:
+            raise unreachable(f"{MAX_STREAMS} streams to {self.peer} are open.") from error
+        except ConnectionLost as error:
+            raise broken(error) from error
+        if protocols[0] in self._spoken:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            stream.assume(protocols[0])
+            return stream, protocols[0]
+        try:
+            protocol = await ask(stream, protocols)
+        except NotSpoken as error:
+            await stream.reset()
             raise NotOffered(
                 UNREACHABLE, f"{self.peer} does not offer {protocols[0]} to this node."
             ) from error
         except HOSTILE_BYTES as error:
-            await _discard(stream)
-            raise broken(error) from error
-        except trio.Cancelled:
-            await _discard(stream)
-            raise
-
-    async def _accept(self, protocols: Container[str], serve: StreamAnswer, handlers: trio.Nursery) -> None:
-        while True:
-            try:
-                stream = await self.muxer.accept_eager()
-            except MuxedConnUnavailable:
-                return
-            if self._inbound >= MAX_INBOUND_STREAMS:
-                await _discard(stream)
-            else:
-                self._inbound += 1
-                handlers.start_soon(self._answer, stream, protocols, serve)
-
-    async def _answer(self, stream: EagerStream, protocols: Container[str], serve: StreamAnswer) -> None:
-        try:
-            try:
-                with trio.fail_after(NEGOTIATE_S):
-                    protocol = await answer(stream, protocols)
-            except (*HOSTILE_BYTES, trio.TooSlowError):
-                await _discard(stream)
-                return
-            await serve(protocol, stream)
-        finally:
-            self._inbound -= 1
-
-
-async def agree(secured: Secured, raw: trio.abc.Stream, *, outbound: bool) -> Connection:
-    """Agree on yamux, the only muxer. Raises HOSTILE_BYTES."""
-    if outbound:
-        await ask(secured.session, [YAMUX])
-    else:
-        await answer(secured.session, (YAMUX,))
-    muxer = Muxer(secured.session, secured.session.remote_peer, initiator=outbound)
-    return Connection(secured, raw, muxer, outbound=outbound)
-
-
-async def _discard(stream: EagerStream | None) -> None:
-    if stream is not None:
-        with trio.CancelScope(shield=True), suppress(*LIBP2P_FAULTS):
             await stream.reset()
+            raise broken(error) from error
+        except BaseException:
+            await stream.reset()
+            raise
+        self._spoken.add(protocol)
+        return stream, protocol
+
+    def _accept(self, flow: Flow) -> None:
+        """A peer that opens and resets in turns holds no stream open, but keeps us busy all the same."""
+        assert self._handlers is not None
+        if self._answering >= MAX_STREAMS:
+            self.muxer.session.abort(flow)
+            return
+        self._answering += 1
+        self._handlers.start_soon(self._answer, MuxedStream(self.peer, self.muxer, flow))
+
+    async def _answer(self, stream: MuxedStream) -> None:
+        assert self._serve is not None
+        try:
+            with trio.fail_after(NEGOTIATE_S):
+                protocol = await answer(stream, self._protocols)
+            await self._serve(protocol, stream)
+        except (*HOSTILE_BYTES, TetherError, trio.TooSlowError):
+            await stream.reset()
+        finally:
+            self._answering -= 1
+
+
+async def agree(secured: Secured, *, outbound: bool, budget: Budget | None = None) -> Connection:
+    """Agree on yamux, the only muxer. Raises HOSTILE_BYTES. budget: what the windows of all connections share."""
+    pipe = _Plain(secured.link)
+    if outbound:
+        await ask(pipe, [YAMUX])
+    else:
+        await answer(pipe, (YAMUX,))
+    return Connection(secured, outbound=outbound, ahead=bytes(pipe.ahead), budget=budget)
+
+
+class _Plain:
+    """A link as far as the agreement reads it; what comes too early is kept for the muxer."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.ahead = bytearray()
+
+    async def read(self, n: int) -> bytes:
+        if not self.ahead:
+            self.ahead += await self._link.receive()
+        data = bytes(self.ahead[:n])
+        del self.ahead[:n]
+        return data
+
+    async def write(self, data: bytes) -> None:
+        self._link.room[: len(data)] = data
+        self._link.send_now(len(data))
+        await self._link.drain()

@@ -35,12 +35,10 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from p2p.errors import TetherError
-from p2p.host.connection import NotOffered
 from p2p.host.errors import HOSTILE_BYTES
 from p2p.host.framing import Frames
-from p2p.host.muxer import EagerStream
 from p2p.host.settings import HostSettings
-from p2p.host.streams import MuxedStream, net_stream
+from p2p.host.streams import MuxedStream, NotOffered, PubsubStream
 from p2p.host.switch import Switch
 from p2p.identity import NodeKey, PeerId, public_key_of
 from p2p.transport import Gossip, GossipCheck
@@ -147,9 +145,8 @@ class _Pubsub(Pubsub):
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
         """Runs until the peer closes; raises HOSTILE_BYTES and TetherError for what it should not have sent."""
-        muxed = cast(EagerStream, cast(Any, stream).muxed_stream)
         sender = stream.muxed_conn.peer_id
-        frames = Frames(MuxedStream(PeerId(sender.to_base58()), muxed), MAX_FRAME_BYTES)
+        frames = Frames(cast(PubsubStream, stream).stream, MAX_FRAME_BYTES)
         while (frame := await frames.next()) is not None:
             rpc = rpc_pb2.RPC.FromString(frame)
             rpc.ClearField("senderRecord")
@@ -281,25 +278,25 @@ class _Home:
         return [_Standing()] if PeerId(peer.to_base58()) in self._switch.peers() else []
 
     def set_stream_handler(self, protocol: TProtocol, handler: StreamHandlerFn) -> None:
-        async def answer(peer: PeerId, muxed: EagerStream, protocol: str) -> None:
+        async def answer(stream: MuxedStream, protocol: str) -> None:
             try:
-                await handler(await net_stream(muxed, protocol))
+                await handler(cast(INetStream, PubsubStream(stream, protocol)))
             except (*HOSTILE_BYTES, TetherError) as error:
-                _log.debug("gossip stream ended", peer=peer, cause=type(error).__name__)
+                _log.debug("gossip stream ended", peer=stream.peer, cause=type(error).__name__)
 
         self._switch.handle_raw(str(protocol), answer)
 
     async def new_stream(self, peer: ID, protocols: Sequence[TProtocol]) -> INetStream:
         """Raises SwarmException where another try makes sense, and NotOffered, after which Pubsub gives up."""
         try:
-            muxed, protocol = await self._switch.open_raw(
+            stream, protocol = await self._switch.open(
                 PeerId(peer.to_base58()), [str(one) for one in protocols]
             )
         except NotOffered:
             raise
         except TetherError as error:
             raise SwarmException(error.detail) from error
-        return await net_stream(muxed, protocol)
+        return cast(INetStream, PubsubStream(stream, protocol))
 
 
 class _Standing:

@@ -16,11 +16,10 @@ from p2p.host.identify import Identification
 from p2p.host.kad import Dht
 from p2p.host.ping import answer_pings
 from p2p.host.settings import DEFAULTS, HostSettings
-from p2p.host.streams import MuxedStream
 from p2p.host.switch import Switch
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Admission, SwarmId
-from p2p.transport import Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
+from p2p.transport import CONTROL, Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
 
 KEY_BYTES: Final = 32
 
@@ -46,9 +45,9 @@ class Host:
     async def connect(self, address: PeerAddress) -> None:
         await self._switch.connect(address)
 
-    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
-        muxed, _ = await self._switch.open_raw(peer, [protocol])
-        return MuxedStream(peer, muxed)
+    async def open_stream(self, peer: PeerId, protocol: str, *, priority: int = CONTROL) -> Stream:
+        stream, _ = await self._switch.open(peer, [protocol], priority)
+        return stream
 
     async def disconnect(self, peer: PeerId) -> None:
         await self._switch.disconnect(peer)

@@ -17,7 +17,6 @@ from p2p.errors import TetherError
 from p2p.host.addresses import from_wire, to_wire
 from p2p.host.framing import Frames, framed
 from p2p.host.kad.distance import raw_id
-from p2p.host.streams import MuxedStream
 from p2p.host.switch import Switch
 from p2p.identity import PeerId
 from p2p.transport import Stream
@@ -61,10 +60,9 @@ class Identification:
     async def _ask(self, peer: PeerId) -> None:
         with trio.move_on_after(PATIENCE_S):
             try:
-                muxed, _ = await self._switch.open_raw(peer, [PROTOCOL])
+                stream, _ = await self._switch.open(peer, [PROTOCOL])
             except TetherError:
                 return
-            stream = MuxedStream(peer, muxed)
             try:
                 await stream.close()
                 message = Identify.FromString(await Frames(stream, MAX_BYTES).one())

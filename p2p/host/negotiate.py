@@ -1,5 +1,8 @@
 """multistream-select 1.0, bounded: who opens says at once what it wants, so agreement costs one round trip.
 
+Where the answer is certain, who opens sends its first data right behind the proposal and compares the answer, which
+is then known byte for byte, when it first reads: no round trip at all.
+
 libp2p's own reads a length from a stranger and allocates it; here a line has at most 256 bytes.
 https://github.com/multiformats/multistream-select
 """
@@ -9,18 +12,17 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Final, Protocol
 
-from libp2p.io.exceptions import IncompleteReadError
-from libp2p.protocol_muxer.exceptions import (
-    MultiselectClientError,
-    MultiselectError,
-    ProtocolNotSupportedError,
-)
+from p2p.host.errors import ConnectionLost, PeerFault
 
 GREETING: Final = "/multistream/1.0.0"
 REFUSAL: Final = "na"
 MAX_LINE_BYTES: Final = 256
 MAX_OFFERS: Final = 8
 """Protocols that one stream may ask for before it is closed."""
+
+
+class NotSpoken(ConnectionLost):
+    """The other side speaks none of what it was asked for."""
 
 
 class Pipe(Protocol):
@@ -32,11 +34,11 @@ class Pipe(Protocol):
 async def ask(pipe: Pipe, protocols: Sequence[str]) -> str:
     """Agree on the first of protocols that the other side knows.
 
-    Raises ProtocolNotSupportedError if it knows none, MultiselectClientError if it does not speak multistream.
+    Raises NotSpoken if it knows none, PeerFault if it does not speak multistream.
     """
-    await pipe.write(_line(GREETING) + _line(protocols[0]))
+    await pipe.write(exchange(protocols[0]))
     if await _read(pipe) != GREETING:
-        raise MultiselectClientError("The other side does not speak multistream.")
+        raise PeerFault("The other side does not speak multistream.")
     for position, protocol in enumerate(protocols):
         if position:
             await pipe.write(_line(protocol))
@@ -44,22 +46,27 @@ async def ask(pipe: Pipe, protocols: Sequence[str]) -> str:
         if answer == protocol:
             return protocol
         if answer != REFUSAL:
-            raise MultiselectClientError("The answer to a protocol is neither itself nor a refusal.")
-    raise ProtocolNotSupportedError(f"None of {', '.join(protocols)} is spoken there.")
+            raise PeerFault("The answer to a protocol is neither itself nor a refusal.")
+    raise NotSpoken(f"None of {', '.join(protocols)} is spoken there.")
 
 
 async def answer(pipe: Pipe, protocols: Container[str]) -> str:
-    """Wait for a protocol that is among ours and confirm it. Raises MultiselectError."""
+    """Wait for a protocol that is among ours and confirm it. Raises PeerFault, ConnectionLost."""
     await pipe.write(_line(GREETING))
     if await _read(pipe) != GREETING:
-        raise MultiselectError("The other side does not speak multistream.")
+        raise PeerFault("The other side does not speak multistream.")
     for _ in range(MAX_OFFERS):
         wanted = await _read(pipe)
         if wanted in protocols:
             await pipe.write(_line(wanted))
             return wanted
         await pipe.write(_line(REFUSAL))
-    raise MultiselectError("Nothing that was asked for is spoken here.")
+    raise PeerFault("Nothing that was asked for is spoken here.")
+
+
+def exchange(protocol: str) -> bytes:
+    """What each side says when they agree on the first proposal: the proposal, and its acceptance."""
+    return _line(GREETING) + _line(protocol)
 
 
 def _line(text: str) -> bytes:
@@ -77,10 +84,10 @@ async def _read(pipe: Pipe) -> str:
     if length & 0x80:
         length = length & 0x7F | (await _exactly(pipe, 1))[0] << 7
     if not 0 < length <= MAX_LINE_BYTES:
-        raise MultiselectError("A line of multistream is out of bounds.")
+        raise PeerFault("A line of multistream is out of bounds.")
     line = await _exactly(pipe, length)
     if line[-1:] != b"\n":
-        raise MultiselectError("A line of multistream does not end.")
+        raise PeerFault("A line of multistream does not end.")
     return line[:-1].decode("ascii", errors="replace")
 
 
@@ -89,6 +96,6 @@ async def _exactly(pipe: Pipe, count: int) -> bytes:
     while len(data) < count:
         part = await pipe.read(count - len(data))
         if not part:
-            raise IncompleteReadError("The stream ended.", expected_bytes=count, received_bytes=len(data))
+            raise ConnectionLost("The stream ended.")
         data += part
     return data

@@ -16,6 +16,9 @@ class HostSettings:
     """From an accepted socket to an admitted peer; a stranger holds a descriptor no longer than this."""
     stream_s: float = 5.0
     """Opening a stream and agreeing on its protocol."""
+    silence_s: float = 15.0
+    """A peer that was silent for so long is pinged, and after as long again given up. Half a minute of silence is a
+    dead peer, or one behind a cable that was pulled: TCP alone would wait for hours."""
     query_s: float = 2.0
     """One question of the DHT to one peer, its dial included."""
     lookup_s: float = 4.0

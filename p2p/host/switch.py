@@ -11,7 +11,6 @@ first, because who dials has lost the old one, or shows a new certificate.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
@@ -20,15 +19,15 @@ import trio
 from p2p.errors import TetherError
 from p2p.host.addresses import AddressBook, announced
 from p2p.host.connection import Connection, agree
-from p2p.host.errors import HOSTILE_BYTES, LIBP2P_FAULTS
+from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
-from p2p.host.muxer import EagerStream
 from p2p.host.settings import HostSettings
 from p2p.host.sockets import Dial, Listening, listen
 from p2p.host.streams import MuxedStream, unreachable
+from p2p.host.yamux.budget import HOST_GROWTH_BYTES, Budget
 from p2p.identity import PeerId
 from p2p.membership import Admission
-from p2p.transport import PeerAddress, PeerWatcher, StreamHandler
+from p2p.transport import CONTROL, PeerAddress, PeerWatcher, StreamHandler
 
 SIMULTANEOUS_S: Final = 5.0
 """As long as a dial may take: an older connection was not made in a race with the one that arrives."""
@@ -41,7 +40,7 @@ LINGER_S: Final = 30.0
 
 _log = structlog.get_logger()
 
-RawHandler = Callable[[PeerId, EagerStream, str], Awaitable[None]]
+RawHandler = Callable[[MuxedStream, str], Awaitable[None]]
 
 
 class Listener(Protocol):
@@ -80,6 +79,7 @@ class Switch:
         self._dialling: dict[PeerId, _Dialling] = {}
         self._shaking: set[PeerId] = set()
         self._bound: list[Listening] = []
+        self._budget = Budget(HOST_GROWTH_BYTES)
         self._strangers = trio.CapacityLimiter(settings.max_strangers)
         self._news = trio.lowlevel.ParkingLot()
         self._tasks: trio.Nursery | None = None
@@ -98,6 +98,7 @@ class Switch:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
             async with trio.open_nursery() as self._tasks:
+                self._tasks.start_soon(self._keep_alive)
                 for one in self._bound:
                     self._tasks.start_soon(trio.serve_listeners, self._accept, [one.listener])
                 task_status.started()
@@ -117,8 +118,7 @@ class Switch:
         return announced(one.address for one in self._bound)
 
     def handle(self, protocol: str, handler: StreamHandler, *, guests: bool) -> None:
-        async def answer(peer: PeerId, muxed: EagerStream, protocol: str) -> None:
-            stream = MuxedStream(peer, muxed)
+        async def answer(stream: MuxedStream, protocol: str) -> None:
             try:
                 await handler(stream)
                 await stream.close()
@@ -126,9 +126,7 @@ class Switch:
                     while await stream.read(65_536):
                         pass
             except TetherError as error:
-                _log.debug("stream ended", peer=peer, protocol=protocol, cause=error.code.name)
-            finally:
-                await stream.reset()
+                _log.debug("stream ended", peer=stream.peer, protocol=protocol, cause=error.code.name)
 
         self.handle_raw(protocol, answer, guests=guests)
 
@@ -184,14 +182,16 @@ class Switch:
         self._forget(connection)
         await connection.close()
 
-    async def open_raw(self, peer: PeerId, protocols: Sequence[str]) -> tuple[EagerStream, str]:
+    async def open(
+        self, peer: PeerId, protocols: Sequence[str], priority: int = CONTROL
+    ) -> tuple[MuxedStream, str]:
         """Open a stream, dialling first if need be. Raises TetherError(UNREACHABLE), NotOffered among them."""
         await self.connect(PeerAddress(peer))
         connection = self._connections.get(peer)
         if connection is None:
             raise unreachable(f"The connection to {peer} broke.")
         with trio.move_on_after(self._settings.stream_s):
-            return await connection.open_stream(protocols)
+            return await connection.open_stream(protocols, priority)
         raise unreachable(f"{peer} does not answer.")
 
     # ── Dialling ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -229,7 +229,7 @@ class Switch:
         self._shaking.add(peer)
         try:
             secured = await self._gate.dial(raw, peer)
-            connection = await agree(secured, raw, outbound=True)
+            connection = await agree(secured, outbound=True, budget=self._budget)
         except HOSTILE_BYTES as error:
             await trio.aclose_forcefully(raw)
             raise unreachable(
@@ -281,7 +281,7 @@ class Switch:
                 secured = await self._gate.accept(raw)
                 if self._mine_stands(secured.peer):
                     raise _Superfluous
-                return await agree(secured, raw, outbound=False)
+                return await agree(secured, outbound=False, budget=self._budget)
         raise unreachable("The handshake took too long.")
 
     def _mine_stands(self, peer: PeerId) -> bool:
@@ -310,17 +310,25 @@ class Switch:
         assert self._tasks is not None
         handlers = self._guest_handlers if connection.guest else self._handlers
 
-        async def serve(protocol: str, stream: EagerStream) -> None:
+        async def serve(protocol: str, stream: MuxedStream) -> None:
             try:
-                await handlers[protocol](connection.peer, stream, protocol)
+                await handlers[protocol](stream, protocol)
             finally:
-                with trio.CancelScope(shield=True), suppress(*LIBP2P_FAULTS):
-                    await stream.reset()
+                await stream.reset()
 
         try:
             await connection.run(handlers, serve, self._tasks)
+        except PeerFault as fault:
+            _log.warning("peer dropped", peer=connection.peer, detail=str(fault))
         finally:
             self._forget(connection)
+
+    async def _keep_alive(self) -> None:
+        patience_s = self._settings.silence_s
+        while True:
+            await trio.sleep(patience_s / 4)
+            for connection in list(self._connections.values()):
+                connection.muxer.keep_alive(trio.current_time(), patience_s)
 
     def _forget(self, connection: Connection) -> None:
         if self._connections.get(connection.peer) is connection:

@@ -27,6 +27,7 @@ async def open_node(
     listen: str = ANYWHERE,
     passport: Callable[[], bytes] | None = None,
     admit: Callable[[bytes, PeerId], Admission] | None = None,
+    settings: HostSettings = QUICK,
 ) -> AsyncIterator[Host]:
     async with open_host(
         key or swarm.keys[node],
@@ -34,7 +35,7 @@ async def open_node(
         swarm_id=swarm.swarm_id,
         passport=passport or (lambda: swarm.passport(node)),
         admit=admit or swarm.admit,
-        settings=QUICK,
+        settings=settings,
     ) as host:
         yield host
 

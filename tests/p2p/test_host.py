@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from functools import partial
 
 import psutil
 import pytest
 import trio
-from libp2p.exceptions import BaseLibp2pError
 
 from p2p.errors import ADDRESS_IN_USE, FIELD_INVALID, UNREACHABLE, TetherError
-from p2p.host import muxer
 from p2p.host.host import Host
 from p2p.identity import PeerId
 from p2p.transport import PeerAddress, Stream, refused
-from tests.p2p.hosts import ANYWHERE, address, echo, open_node, open_nodes, until
+from tests.p2p.hosts import ANYWHERE, QUICK, address, echo, open_node, open_nodes, until
 from tests.swarms import make_swarm
 
 ECHO = "/tether/echo/1"
@@ -254,11 +253,14 @@ class Cable:
             await sink.send_all(data)
 
 
-async def test_a_peer_behind_a_cable_that_was_pulled_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muxer, "PING_S", 0.05)
-    monkeypatch.setattr(muxer, "PONG_S", 0.2)
+async def test_a_peer_behind_a_cable_that_was_pulled_is_noticed() -> None:
     swarm = make_swarm(2)
-    async with open_nodes(swarm, 2) as (alice, bob), trio.open_nursery() as nursery:
+    impatient = replace(QUICK, silence_s=0.2)
+    async with (
+        open_node(swarm, 0, settings=impatient) as alice,
+        open_node(swarm, 1, settings=impatient) as bob,
+        trio.open_nursery() as nursery,
+    ):
         bob.handle("/wait/1", wait_for_a_byte)
         cable = Cable(int(bob.addresses()[0].rpartition("/")[2]))
         end: str = await nursery.start(cable.carry)
@@ -285,8 +287,8 @@ async def test_a_peer_that_ignores_its_window_loses_the_connection() -> None:
 
         bob.handle("/never/1", never)
         await alice.connect(address(bob))
-        muxed, _ = await alice._switch.open_raw(bob.peer_id, ["/never/1"])
-        muxed.send_window = 100_000_000
-        with pytest.raises(BaseLibp2pError):
-            await muxed.write(bytes(100_000_000))
+        stream, _ = await alice._switch.open(bob.peer_id, ["/never/1"])
+        stream._flow.send_left = 100_000_000
+        with pytest.raises(TetherError):
+            await stream.write(bytes(100_000_000))
         await until(lambda: not bob.peers())

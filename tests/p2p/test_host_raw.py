@@ -7,7 +7,7 @@ from trio.testing import memory_stream_pair
 
 from p2p.host.connection import Connection, agree
 from p2p.host.handshake import Gate
-from p2p.host.muxer import EagerStream
+from p2p.host.streams import MuxedStream
 from tests.swarms import make_swarm
 
 ECHO = "/echo/1"
@@ -21,19 +21,19 @@ async def test_two_nodes_talk_over_a_pipe_that_is_no_socket() -> None:
     ]
     near, far = memory_stream_pair()
 
-    async def echo(protocol: str, stream: EagerStream) -> None:
+    async def echo(protocol: str, stream: MuxedStream) -> None:
         await stream.write(await stream.read(100))
         await stream.close()
 
     async def listen(nursery: trio.Nursery) -> None:
         secured = await gates[1].accept(far)
         assert secured.peer == swarm.keys[0].node_id
-        connection = await agree(secured, far, outbound=False)
+        connection = await agree(secured, outbound=False)
         await connection.run({ECHO}, echo, nursery)
 
     async def dial(nursery: trio.Nursery) -> Connection:
         secured = await gates[0].dial(near, swarm.keys[1].node_id)
-        connection = await agree(secured, near, outbound=True)
+        connection = await agree(secured, outbound=True)
         nursery.start_soon(connection.run, (), echo, nursery)
         return connection
 

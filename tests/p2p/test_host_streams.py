@@ -151,7 +151,7 @@ async def test_a_handler_that_fails_with_a_peers_fault_breaks_its_stream_alone()
         await alice.open_stream(bob.peer_id, "/refuse/1")
 
 
-async def test_the_257th_stream_is_an_error_and_not_a_hang() -> None:
+async def test_one_stream_too_many_is_an_error_and_not_a_hang() -> None:
     swarm = make_swarm(2)
     async with open_nodes(swarm, 2) as (alice, bob):
         bob.handle("/wait/1", wait_for_a_byte)
@@ -162,7 +162,7 @@ async def test_the_257th_stream_is_an_error_and_not_a_hang() -> None:
             while len(streams) < 300:
                 streams.append(await alice.open_stream(bob.peer_id, "/wait/1"))
         assert error.value.code is UNREACHABLE
-        assert len(streams) > 200
+        assert len(streams) > 100
         await streams.pop().reset()
         await alice.open_stream(bob.peer_id, "/wait/1")
 

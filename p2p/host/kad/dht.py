@@ -24,7 +24,6 @@ from p2p.host.kad.messages import (
 from p2p.host.kad.records import Records
 from p2p.host.kad.table import Table
 from p2p.host.settings import HostSettings
-from p2p.host.streams import MuxedStream
 from p2p.host.switch import Switch
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
@@ -170,8 +169,7 @@ class Dht:
     async def _exchange(self, peer: PeerId, question: Note) -> Note:
         """ADD_PROVIDER has no answer; once that to a ping behind it is there, the record is."""
         notes = [question, Note(PING)] if question.kind == ADD_PROVIDER else [question]
-        muxed, _ = await self._switch.open_raw(peer, [self._protocol])
-        stream = MuxedStream(peer, muxed)
+        stream, _ = await self._switch.open(peer, [self._protocol])
         try:
             await stream.write(b"".join(framed(write(note)) for note in notes))
             answer = read(await Frames(stream, MAX_BYTES).one())
