@@ -162,12 +162,12 @@ async def test_an_hour_later_it_is_gone_from_the_disk(replays: Replays, tmp_path
 async def test_the_oldest_make_room_and_what_is_larger_than_any_answer_is_not_kept(
     replays: Replays, tmp_path: Path
 ) -> None:
-    quarter = "x" * (MAX_ANSWER_BYTES // 4)
+    quarter = "x" * (MAX_ANSWER_BYTES // 4 - 64)
     for number in range(70):
         await keep(replays, number, quarter)
     kept = sum(file.stat().st_size for file in files(tmp_path))
     assert 60 << 20 < kept <= 64 << 20
     assert await replays.find(job(0), b"mac", "tiny") is None
     assert await replays.find(job(69), b"mac", "tiny") is not None
-    await keep(replays, 100, quarter, "more")
+    await keep(replays, 100, quarter, "more" * 100)
     assert await replays.find(job(100), b"mac", "tiny") is None
