@@ -23,7 +23,16 @@ from p2p.errors import UNREACHABLE, TetherError
 from p2p.identity import PeerId
 from p2p.membership import Admission, Guest
 from p2p.pipe import PipeStream, pipe
-from p2p.transport import CONTROL, Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
+from p2p.transport import (
+    CONTROL,
+    Gossip,
+    GossipCheck,
+    LastUse,
+    PeerAddress,
+    PeerWatcher,
+    Stream,
+    StreamHandler,
+)
 
 GOSSIP_BACKLOG: Final = 256
 """What a subscriber that does not read keeps; the oldest goes first."""
@@ -242,6 +251,9 @@ class MemoryNode:
     def admission(self, peer: PeerId) -> Admission | None:
         connection = self._world._connections.get(frozenset((self._peer_id, peer)))
         return connection.admitted[self._peer_id] if connection else None
+
+    def keep(self, last_use: LastUse) -> None:
+        """Connections cost nothing here, so all are kept."""
 
     def watch(self, watcher: PeerWatcher) -> None:
         self._watchers.append(watcher)

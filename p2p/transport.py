@@ -72,6 +72,8 @@ class Stream(Protocol):
 
 StreamHandler = Callable[[Stream], Awaitable[None]]
 PeerWatcher = Callable[[PeerId, bool], None]
+LastUse = Callable[[PeerId], float]
+"""When a connection was last of use to somebody: monotonic, inf while it is, -inf if never."""
 GossipCheck = Callable[[Gossip], bool]
 """Says whether a message is worth passing on; False also counts against its source. Pure and quick."""
 
@@ -113,6 +115,10 @@ class Transport(Protocol):
 
     def admission(self, peer: PeerId) -> Admission | None:
         """What the peer proved when it connected; None for a peer without a connection."""
+        ...
+
+    def keep(self, last_use: LastUse) -> None:
+        """Ask last_use before letting an idle connection go."""
         ...
 
     def watch(self, watcher: PeerWatcher) -> None:

@@ -75,6 +75,8 @@ class Config(Section, frozen=True):
     data_dir: Path = Path()
     store: str = "sqlite"
     """The ledger: sqlite (in the data directory) or memory (forgets at the end)."""
+    idle_connections: int | None = None
+    """Beyond so many, those to peers that were used longest ago are let go; none: 128, of an orchestrator 2048."""
     drain_s: float = 30.0
     """How long SIGTERM waits for running answers."""
     http: HttpConfig = HttpConfig()
@@ -140,6 +142,8 @@ def _checked(config: Config) -> Config:
     for name, count in (("slots", config.worker.slots), ("threads", config.worker.threads)):
         if count is not None and not 1 <= count <= 1024:
             raise _wrong(f"worker.{name}", "it has to be between 1 and 1024")
+    if config.idle_connections is not None and config.idle_connections < 1:
+        raise _wrong("idle_connections", "it has to be at least 1")
     if not 1024 <= config.http.max_body_bytes <= 1 << 30:
         raise _wrong("http.max_body_bytes", "it has to be between 1 KiB and 1 GiB")
     return config

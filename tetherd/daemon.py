@@ -20,6 +20,7 @@ import trio
 
 from inference.worker import Worker
 from p2p.host import open_host
+from p2p.host.settings import DEFAULTS
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, Papers, admit, check_credential, read_ticket
 from p2p.messages import ROLES, HealthReport, Role
@@ -50,6 +51,7 @@ from tetherd.telemetry.metrics import Metrics
 from topics.settings import SwarmSettings
 from topics.swarm import Swarm
 
+ORCHESTRATOR_CONNECTIONS: Final = 2048
 JOIN_PATIENCE_S: Final = 10.0
 """How long a start waits for a leader before it says that there is none and goes on looking."""
 REMEMBER_S: Final = 60.0
@@ -70,12 +72,18 @@ class Daemon:
         self._metrics = Metrics()
         self._models = ModelHouse(config.worker, phases)
         self._state = "starting"
+        self._roles: tuple[Role, ...] = ()
         self._stop = trio.Event()
         self._hasty = False
         self._store: Store | None = None
         self._swarm: Swarm | None = None
         self._worker: Worker | None = None
         self._gateway: Gateway | None = None
+
+    def _idle_connections(self) -> int:
+        """An orchestrator hears the health of a region's 2,000 workers, each at least every 40 s."""
+        default = ORCHESTRATOR_CONNECTIONS if "orchestrator" in self._roles else DEFAULTS.idle_connections
+        return self._config.idle_connections or default
 
     async def run(self) -> int:
         """Open everything, serve until told to stop, close everything."""
@@ -92,6 +100,7 @@ class Daemon:
                 swarm_id=swarm_id,
                 passport=passport,
                 admit=lambda shown, peer: admit(shown, peer, swarm_id, time.time()),
+                idle_connections=self._idle_connections,
             ) as network:
                 self._phases.reached("listening", ", ".join(network.addresses()))
                 try:
@@ -111,7 +120,7 @@ class Daemon:
             papers = Papers(member)
             self._phases.reached("membership", f"swarm {standing.swarm_id[:8]}")
             await self._reach(network, chosen)
-            roles = self._config.roles or member.certificate.roles
+            roles = self._roles = self._config.roles or member.certificate.roles
             swarm = self._swarm = self._enter(network, rpc, papers, roles)
             await parts.start(swarm.run)
             desk.open(standing)

@@ -33,7 +33,7 @@ class Connection:
         self.peer = secured.peer
         self.admission = secured.admission
         self.outbound = outbound
-        self.born = trio.current_time()
+        self.born = self.used = trio.current_time()
         self.muxer = Muxer(secured.link, initiator=outbound, accept=self._accept, budget=budget, ahead=ahead)
         self._spoken: set[str] = set()
         self._protocols: Container[str] = ()
@@ -70,6 +70,7 @@ class Connection:
         """
         try:
             stream = MuxedStream(self.peer, self.muxer, self.muxer.open(priority))
+            self.used = trio.current_time()
         except TooManyStreams as error:
             raise unreachable(f"{MAX_STREAMS} streams to {self.peer} are open.") from error
         except ConnectionLost as error:
@@ -101,6 +102,7 @@ class Connection:
             self.muxer.session.abort(flow)
             return
         self._answering += 1
+        self.used = trio.current_time()
         self._handlers.start_soon(self._answer, MuxedStream(self.peer, self.muxer, flow))
 
     async def _answer(self, stream: MuxedStream) -> None:

@@ -37,6 +37,7 @@ from nacl.signing import VerifyKey
 from p2p.errors import TetherError
 from p2p.host.errors import HOSTILE_BYTES
 from p2p.host.framing import Frames
+from p2p.host.idle import IN_USE, UNUSED
 from p2p.host.settings import HostSettings
 from p2p.host.streams import MuxedStream, NotOffered, PubsubStream
 from p2p.host.switch import Switch
@@ -95,6 +96,11 @@ class Meshes:
 
     def down(self, peer: PeerId) -> None:
         self._pubsub._handle_dead_peer(ID.from_base58(peer))
+
+    def last_use(self, peer: PeerId) -> float:
+        """A link of a mesh is in use."""
+        linked = ID.from_string(peer)
+        return IN_USE if any(linked in links for links in self._router.mesh.values()) else UNUSED
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Raises ValueError for a message over 64 KiB: that is a bug of the caller's."""

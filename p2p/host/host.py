@@ -19,7 +19,16 @@ from p2p.host.settings import DEFAULTS, HostSettings
 from p2p.host.switch import Switch
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Admission, SwarmId
-from p2p.transport import CONTROL, Gossip, GossipCheck, PeerAddress, PeerWatcher, Stream, StreamHandler
+from p2p.transport import (
+    CONTROL,
+    Gossip,
+    GossipCheck,
+    LastUse,
+    PeerAddress,
+    PeerWatcher,
+    Stream,
+    StreamHandler,
+)
 
 KEY_BYTES: Final = 32
 
@@ -58,6 +67,9 @@ class Host:
     def admission(self, peer: PeerId) -> Admission | None:
         return self._switch.admission(peer)
 
+    def keep(self, last_use: LastUse) -> None:
+        self._switch.uses.append(last_use)
+
     def watch(self, watcher: PeerWatcher) -> None:
         self._switch.watch(watcher)
 
@@ -88,14 +100,17 @@ async def open_host(
     passport: Callable[[], bytes],
     admit: Admit,
     settings: HostSettings = DEFAULTS,
+    idle_connections: Callable[[], int] | None = None,
 ) -> AsyncIterator[Host]:
     """Listen, and be a node of the swarm until the context is left; then every connection and socket is closed.
 
     listen: multiaddrs, /ip4/0.0.0.0/tcp/0 for any port. passport: shown to every peer, asked for anew each time.
-    admit: raises TetherError for a peer that must not come in. Raises TetherError(ADDRESS_IN_USE | FIELD_INVALID).
+    admit: raises TetherError for a peer that must not come in. idle_connections: the budget, where it is not that of
+    settings. Raises TetherError(ADDRESS_IN_USE | FIELD_INVALID).
     """
     logging.getLogger("libp2p").setLevel(logging.ERROR)
-    switch = Switch(key.node_id, Gate(key, passport, admit), settings)
+    budget = idle_connections or (lambda: settings.idle_connections)
+    switch = Switch(key.node_id, Gate(key, passport, admit), settings, budget)
     failure: TetherError | None = None
     await switch.bind(listen)
     try:
@@ -122,6 +137,7 @@ async def _start(
     Identification(switch, nursery)
     answer_pings(switch)
     switch.listeners.append(meshes)
+    switch.uses.append(meshes.last_use)
     await nursery.start(meshes.run)
     await nursery.start(switch.run)
     nursery.start_soon(dht.run)

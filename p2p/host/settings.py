@@ -31,6 +31,10 @@ class HostSettings:
     """Messages of one topic that one peer passes on. libp2p's 10 are too few for 20 candidates' heartbeats."""
     max_connections: int = 2048
     """Descriptors are finite: a region's 2,000 workers and its leaders fit."""
+    idle_connections: int = 128
+    """Beyond so many, the longest unused are let go. A table of the DHT, a mesh and a day's peers fit."""
+    idle_check_s: float = 10.0
+    """How often that is looked at: a crowd that came at once costs its descriptors no longer."""
     max_strangers: int = 256
     """Handshakes under way at a time: one takes a few ms of CPU, so all of them are done within `handshake_s`."""
 

@@ -21,13 +21,14 @@ from p2p.host.addresses import AddressBook, announced
 from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
+from p2p.host.idle import Held, let_go
 from p2p.host.settings import HostSettings
 from p2p.host.sockets import Dial, Listening, listen
 from p2p.host.streams import MuxedStream, unreachable
 from p2p.host.yamux.budget import HOST_GROWTH_BYTES, Budget
 from p2p.identity import PeerId
 from p2p.membership import Admission
-from p2p.transport import CONTROL, PeerAddress, PeerWatcher, StreamHandler
+from p2p.transport import CONTROL, LastUse, PeerAddress, PeerWatcher, StreamHandler
 
 SIMULTANEOUS_S: Final = 5.0
 """As long as a dial may take: an older connection was not made in a race with the one that arrives."""
@@ -66,11 +67,15 @@ class _Dialling:
 class Switch:
     """`run` owns every socket and task of it."""
 
-    def __init__(self, own: PeerId, gate: Gate, settings: HostSettings) -> None:
+    def __init__(
+        self, own: PeerId, gate: Gate, settings: HostSettings, idle_connections: Callable[[], int]
+    ) -> None:
         self.own = own
         self.book = AddressBook()
         self.listeners: list[Listener] = []
+        self.uses: list[LastUse] = []
         self._gate = gate
+        self._idle_connections = idle_connections
         self._settings = settings
         self._watchers: list[PeerWatcher] = []
         self._handlers: dict[str, RawHandler] = {}
@@ -101,6 +106,7 @@ class Switch:
                 self._tasks.start_soon(self._keep_alive)
                 for one in self._bound:
                     self._tasks.start_soon(trio.serve_listeners, self._accept, [one.listener])
+                self._tasks.start_soon(self._keep_budget)
                 task_status.started()
         finally:
             self._tasks = None
@@ -111,6 +117,21 @@ class Switch:
         async with trio.open_nursery() as nursery:
             for connection in list(self._connections.values()):
                 nursery.start_soon(connection.close)
+
+    async def _keep_budget(self) -> None:
+        """Part from those that were used longest ago while there are too many."""
+        while True:
+            await trio.sleep(self._settings.idle_check_s)
+            budget = self._idle_connections()
+            if len(self._connections) > budget:
+                held = [
+                    Held(peer, one.born, max(one.used, *(use(peer) for use in self.uses), one.born))
+                    for peer, one in self._connections.items()
+                    if not one.guest
+                ]
+                for peer in let_go(held, budget, trio.current_time()):
+                    _log.debug("idle connection let go", peer=peer)
+                    await self.disconnect(peer)
 
     # ── What the node asks ───────────────────────────────────────────────────────────────────────────────────────
 

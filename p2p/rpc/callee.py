@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 import structlog
@@ -87,6 +88,7 @@ class CalleeSession:
         self.limits = host.limits
         self.channel = Channel(host.limits, latency)
         self.over = False
+        self.used_s = -inf
         self.streams = 0
         self._correlation = hello.instance + hello.serial.to_bytes(3, "big")
         self._usage = usage
@@ -98,6 +100,10 @@ class CalleeSession:
         self._reading: LaneReading | None = None
         self._detached = trio.Event()
         self._detached.set()
+
+    @property
+    def last_use(self) -> float:
+        return inf if self._calls else self.used_s
 
     async def carry(self, stream: Stream, reader: FrameReader, received: int) -> TetherError | None:
         """Go on over this stream instead of the last one. Returns why it ended; None: a newer stream took over."""
@@ -172,6 +178,7 @@ class CalleeSession:
         call = IncomingCall(self, frame, service.answer)
         call.credited(0)
         self._calls[call.number] = call
+        self.used_s = call.started
         usage.calls += 1
         usage.request_bytes += size
         self._host.metrics.call_started("callee", call.method)

@@ -90,11 +90,16 @@ class CallerSession:
         self.metrics = shared.metrics
         self.channel = Channel(shared.limits, shared.latency)
         self.over = False
+        self.used_s = -inf
         self._lane = lane
         self._dial = dial
         self._calls: dict[int, OutgoingCall] = {}
         self._last_number = 0
         self._pause = trio.CancelScope()
+
+    @property
+    def last_use(self) -> float:
+        return inf if self._calls else self.used_s
 
     # ── For the calls ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -117,6 +122,7 @@ class CallerSession:
         else:
             channel.flush()
         self._calls[number] = call
+        self.used_s = call.started
         self.metrics.call_started("caller", method)
         return call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Final
 
 import structlog
@@ -69,6 +70,14 @@ class Inbound:
         if verdict.code is not CALL_LOST:
             _log.warning("rpc.session_ended", peer=stream.peer, code=verdict.code.name, detail=verdict.detail)
         self._end(session, verdict, (stream.peer, guest))
+
+    def last_use(self, peer: PeerId) -> float:
+        inbound = self._peers.get((peer, False))
+        return (
+            max((session.last_use for session in inbound.sessions.values()), default=-inf)
+            if inbound
+            else -inf
+        )
 
     def peer_lost(self, peer: PeerId) -> None:
         """The transport says that the peer's last connection is gone, whatever its streams look like."""

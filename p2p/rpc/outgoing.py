@@ -38,11 +38,11 @@ class OutgoingCall:
         "_request",
         "_sent",
         "_session",
-        "_started",
         "_window",
         "code",
         "method",
         "number",
+        "started",
     )
 
     def __init__(
@@ -63,7 +63,7 @@ class OutgoingCall:
         self._ended = False
         self._failure: TetherError | None = None
         self._bell = Bell()
-        self._started = now = trio.current_time()
+        self.started = now = trio.current_time()
         self._deadline = session.deadlines.add(now + timeout_s, self._expire) if timeout_s < inf else 0
 
     @property
@@ -107,7 +107,7 @@ class OutgoingCall:
             "caller",
             self.method,
             self.code,
-            seconds=trio.current_time() - self._started,
+            seconds=trio.current_time() - self.started,
             sent_bytes=self._sent,
             received_bytes=self._received_bytes,
         )

@@ -27,7 +27,7 @@ from p2p.rpc.frames import INSTANCE_BYTES
 from p2p.rpc.inbound import Inbound
 from p2p.rpc.incoming import IncomingCall
 from p2p.rpc.latency import Latency
-from p2p.rpc.limits import RpcLimits
+from p2p.rpc.limits import PRIORITIES, RpcLimits
 from p2p.rpc.metrics import NoMetrics, RpcMetrics
 from p2p.rpc.outgoing import OutgoingCall
 from p2p.transport import PeerAddress, Stream, Transport
@@ -97,6 +97,7 @@ class Rpc:
             self._transport.handle(MEMBER_PROTOCOL, partial(self._inbound.answer, guest=False))
             self._transport.handle(GUEST_PROTOCOL, partial(self._inbound.answer, guest=True), guests=True)
             self._transport.watch(self._peer_changed)
+            self._transport.keep(self._last_use)
             task_status.started()
             try:
                 await self._deadlines.run()
@@ -208,6 +209,10 @@ class Rpc:
         while len(self._latencies) > MAX_LATENCIES:
             self._latencies.popitem(last=False)
         return latency
+
+    def _last_use(self, peer: PeerId) -> float:
+        lanes = (self._outbound.get(_Way(peer, priority, False)) for priority in range(PRIORITIES))
+        return max(self._inbound.last_use(peer), *(lane.last_use if lane else -inf for lane in lanes))
 
     def _peer_changed(self, peer: PeerId, up: bool) -> None:
         for way, session in self._outbound.items():
