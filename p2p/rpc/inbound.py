@@ -57,6 +57,7 @@ class Inbound:
         reader = FrameReader(stream, self._limits.block_bytes)
         try:
             hello = await self._greeting(reader)
+            stream.priority = hello.priority
             session = self._session(stream.peer, hello, guest)
         except TetherError as fault:
             await hang_up(stream, None if fault.code is UNREACHABLE else fault, self._limits)

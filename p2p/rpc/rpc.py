@@ -198,7 +198,7 @@ class Rpc:
             if again:
                 await self._transport.connect(PeerAddress(way.peer))
             return await self._transport.open_stream(
-                way.peer, GUEST_PROTOCOL if way.guests else MEMBER_PROTOCOL
+                way.peer, GUEST_PROTOCOL if way.guests else MEMBER_PROTOCOL, priority=way.priority
             )
 
         return dial
