@@ -55,7 +55,7 @@ def join(
     data_dir
         Where keys, ledger and models are kept. Default ~/.local/share/tether.
     store
-        The ledger: sqlite (default) or memory.
+        The ledger: sqlite (default), postgresql://… (better in TETHER_STORE, which no process list shows) or memory.
     max_tokens_per_second
         Lend only this much of the machine, over all answers together.
     log_format

@@ -67,6 +67,7 @@ install_system_packages() {
     if ((EUID == 0)) && command -v apt-get >/dev/null; then
         command -v ip >/dev/null || packages+=(iproute2)
         command -v nft >/dev/null || packages+=(nftables)
+        compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || packages+=(postgresql) # its tests start one
         command -v miniupnpd >/dev/null || packages+=(miniupnpd-nftables)
     fi
     ((${#packages[@]})) || return 0

@@ -72,6 +72,9 @@ DEADLINE: Final = Code("DEADLINE", 504, True, "The deadline passed: try again or
 GRANT_INVALID: Final = Code("GRANT_INVALID", 403, True, "Ask the orchestrator for a new grant.")
 ATTEMPT_STALE: Final = Code("ATTEMPT_STALE", 409, False, "A later attempt of this job is under way.")
 FORBIDDEN: Final = Code("FORBIDDEN", 403, False, "This node's certificate does not allow that.")
+LEDGER_UNAVAILABLE: Final = Code(
+    "LEDGER_UNAVAILABLE", 503, True, "The ledger cannot be written now: see its disk or its PostgreSQL."
+)
 
 # The wire.
 FRAME_TOO_LARGE: Final = Code("FRAME_TOO_LARGE", 400, False, "The peer announced a frame over the limit.")
@@ -124,6 +127,9 @@ ADDRESS_IN_USE: Final = Code(
 DATA_DIR_BUSY: Final = Code("DATA_DIR_BUSY", 409, False, "Stop that daemon, or choose another --data-dir.")
 DATA_DIR_INVALID: Final = Code(
     "DATA_DIR_INVALID", 400, False, "Choose another --data-dir, or mend its permissions."
+)
+LEDGER_VERSION: Final = Code(
+    "LEDGER_VERSION", 409, False, "Bring this node to the version that made the ledger."
 )
 MODEL_INVALID: Final = Code("MODEL_INVALID", 400, False, "Name a GGUF file that llama.cpp can read.")
 NOT_RUNNING: Final = Code("NOT_RUNNING", 503, True, "Start it: tetherd join --region NAME.")

@@ -74,7 +74,7 @@ class Config(Section, frozen=True):
     """Multiaddrs for other nodes. A fixed port, so that tickets outlive a restart."""
     data_dir: Path = Path()
     store: str = "sqlite"
-    """The ledger: sqlite (in the data directory) or memory (forgets at the end)."""
+    """The ledger: sqlite (in the data directory), postgresql://… (the region's own), or memory (forgets at the end)."""
     idle_connections: int | None = None
     """Beyond so many, those to peers that were used longest ago are let go; none: 128, of an orchestrator 2048."""
     drain_s: float = 30.0
@@ -117,6 +117,10 @@ def parse_bind(bind: str) -> tuple[str, int]:
     return match[1] or match[3], port
 
 
+def is_postgres_url(store: str) -> bool:
+    return store.startswith(("postgresql://", "postgres://"))
+
+
 def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
@@ -132,10 +136,9 @@ def _checked(config: Config) -> Config:
         raise _wrong(
             "region", f"{config.region!r} has to be lower-case letters, digits and dashes, at most 32"
         )
-    if config.store not in ("sqlite", "memory"):
-        raise _wrong(
-            "store", f"{config.store.split(':')[0]!r} is not built in; it has to be sqlite or memory"
-        )
+    if config.store not in ("sqlite", "memory") and not is_postgres_url(config.store):
+        kind = config.store.split(":")[0]
+        raise _wrong("store", f"{kind!r} is not built in; it has to be sqlite, postgresql://… or memory")
     rate = config.worker.max_tokens_per_second
     if rate is not None and not 0 < rate < 1e9:
         raise _wrong("worker.max_tokens_per_second", "it has to be greater than 0")

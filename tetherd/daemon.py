@@ -223,7 +223,7 @@ class Daemon:
     ) -> Orchestrator | None:
         orchestrator = None
         if "orchestrator" in roles:
-            store = self._store = open_store(self._config.store, self._data.ledger)
+            store = self._store = await open_store(self._config.store, self._data.ledger)
             orchestrator = Orchestrator(
                 self._key,
                 papers,
@@ -231,7 +231,7 @@ class Daemon:
                 network,
                 rpc,
                 store,
-                now=time.time,
+                now=store.now,
                 metrics=self._metrics.orchestrator,
             )
             await parts.start(orchestrator.run)

@@ -43,7 +43,7 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ({"region": "eu", "http.bind": "7575"}, {}, "http.bind", "host:port"),
         ({"region": "eu", "http.bind": "127.0.0.1:99999"}, {}, "http.bind", "host:port"),
         ({"region": "eu", "http.bind": "0.0.0.0:7575"}, {}, "http.bind", "loopback"),
-        ({"region": "eu", "store": "postgresql://user:secret@host/db"}, {}, "store", "sqlite or memory"),
+        ({"region": "eu", "store": "mysql://user:secret@host/db"}, {}, "store", "postgresql://… or memory"),
         (
             {"region": "eu", "worker.max_tokens_per_second": 0.0},
             {},

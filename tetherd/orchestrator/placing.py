@@ -237,8 +237,8 @@ class Placements:
     async def _clean_up(self, seat: Seat, row: JobRecord, grant_id: bytes) -> None:
         self._workforce.left(seat)
         _log.info("job.left", job=row.job.hex(), attempt=row.attempt)
-        await self._store.withdraw(row.job, row.attempt, CANCELLED.name, now=self._now())
         try:
+            await self._store.withdraw(row.job, row.attempt, CANCELLED.name, now=self._now())
             request = ReleaseRequest(row.job, grant_id)
             await self._rpc.ask(seat.peer, RELEASE, request, timeout_s=CLEAN_UP_S)
         except TetherError as error:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import outcome
 import trio
 
-from p2p.errors import INTERNAL, TetherError
+from p2p.errors import LEDGER_UNAVAILABLE, TetherError
 
 _Result = TypeVar("_Result")
+RETRY_AFTER_S: Final = 5.0
+"""Whoever frees a full disk needs longer, but a client may ask again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,8 +41,8 @@ class GroupCommit:
     async def carry_out(self, apply: Callable[[sqlite3.Connection], _Result]) -> _Result:
         """Run a change, and return what it returns once that is on the disk. Raises what it raises.
 
-        Raises TetherError(INTERNAL) when SQLite fails (a full disk, a broken one): nothing has changed then. Cancelled
-        while the commit is under way, it is not undone.
+        Raises TetherError(LEDGER_UNAVAILABLE) when SQLite fails (a full disk, a broken one): nothing has changed
+        then. Cancelled while the commit is under way, it is not undone.
         """
         change = _Change(apply)
         self._queue.append(change)
@@ -77,7 +79,10 @@ class GroupCommit:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             detail = f"The ledger cannot be written: {error}."
-            return [outcome.Error(TetherError(INTERNAL, detail)) for _ in batch]
+            return [
+                outcome.Error(TetherError(LEDGER_UNAVAILABLE, detail, retry_after_s=RETRY_AFTER_S))
+                for _ in batch
+            ]
         return outcomes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +25,9 @@ class MemoryStore:
     def __init__(self, *, max_jobs: int = MAX_JOBS) -> None:
         self._rows: dict[bytes, JobRecord] = {}
         self._max_jobs = max_jobs
+
+    def now(self) -> float:
+        return time.time()
 
     async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
         await trio.lowlevel.checkpoint()

@@ -66,7 +66,8 @@ def unpack(data: bytes) -> JobRecord:
     return row
 
 
-def _rank(row: JobRecord) -> tuple[int, int, bool, float, int, int, bytes]:
-    closed = not under_way(row)
-    numbers = (row.lease_until, row.tokens, row.prompt_tokens)
-    return (_STRENGTH[row.state], row.attempt, closed, *numbers, pack(row))
+def _rank(row: JobRecord) -> tuple[int, int, bool, float, int, bytes]:
+    """A total order over all but what is joined by itself: else a row that was joined once would rank anew."""
+    shares = sum(one.tokens for one in row.attempts)
+    rest = pack(replace(row, prompt_tokens=0, tokens=0))
+    return (_STRENGTH[row.state], row.attempt, not under_way(row), row.lease_until, shares, rest)

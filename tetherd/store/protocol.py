@@ -1,4 +1,4 @@
-"""What the orchestrator keeps: one row a job. Two drivers, memory and SQLite; one contract suite over both."""
+"""What the orchestrator keeps: one row a job. Memory, SQLite, PostgreSQL: one contract suite over all."""
 
 from __future__ import annotations
 
@@ -70,12 +70,17 @@ class Bill:
 class Store(Protocol):
     """All methods commit before they return. now: ledger time, unix seconds, passed in.
 
-    Every method raises TetherError(INTERNAL) when the ledger cannot be written; nothing has changed then.
+    Every method raises TetherError(LEDGER_UNAVAILABLE) when the ledger is away or cannot be written; nothing has
+    changed then, unless the connection to it broke in the very commit.
     """
 
     @property
     def shared(self) -> bool:
         """Whether the region's other candidates use this very ledger, and need no copies of its rows."""
+        ...
+
+    def now(self) -> float:
+        """Ledger time: unix seconds by the clock of the database's machine."""
         ...
 
     async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:

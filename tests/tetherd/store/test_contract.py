@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +10,26 @@ import pytest
 import trio
 
 from p2p.errors import IN_FLIGHT, RESULT_GONE, RETRY_TOKEN_CONFLICT, TetherError
+from tests.servers.postgres import PostgresServer
 from tests.tetherd.store.rows import ONE, THERE, TWO, attempt, job, kept, settle
-from tetherd.store import MemoryStore, SqliteStore, Store, open_store
+from tetherd.store import MemoryStore, SqliteDatabase, SqlStore, Store, open_postgres
 from tetherd.store.jobs import KEEP_ENDED_S, LEASE_S, MAX_ATTEMPTS
 
-DRIVERS: dict[str, Callable[[Path], Store]] = {
-    "memory": lambda _path: MemoryStore(max_jobs=4),
-    "sqlite": lambda path: SqliteStore(path, max_jobs=4),
-}
+DRIVERS = ("memory", "sqlite", "postgresql")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+async def opened(driver: str, request: pytest.FixtureRequest, path: Path, max_jobs: int) -> Store:
+    if driver == "memory":
+        return MemoryStore(max_jobs=max_jobs)
+    if driver == "sqlite":
+        return SqlStore(SqliteDatabase(path / "ledger.db"), max_jobs=max_jobs)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return SqlStore(await open_postgres(server.new_database(), size=2), max_jobs=max_jobs)
+
+
+@pytest.fixture(params=DRIVERS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    store = open_store(request.param, tmp_path / "ledger.db")
+    store = await opened(request.param, request, tmp_path, 10_000)
     yield store
     await store.close()
 
@@ -30,7 +37,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @pytest.fixture(params=DRIVERS)
 async def small_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """Holds four rows."""
-    store = DRIVERS[request.param](tmp_path / "ledger.db")
+    store = await opened(request.param, request, tmp_path, 4)
     yield store
     await store.close()
 

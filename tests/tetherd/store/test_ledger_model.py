@@ -16,7 +16,7 @@ from p2p.errors import TetherError
 from p2p.identity import PeerId
 from p2p.messages import JobEnd
 from tests.tetherd.store.rows import HERE, ONE, THERE, TWO, attempt, job
-from tetherd.store import MemoryStore, SqliteStore, Store
+from tetherd.store import MemoryStore, SqliteDatabase, SqlStore, Store
 from tetherd.store.protocol import Bill, JobRecord
 
 _Result = TypeVar("_Result")
@@ -32,7 +32,7 @@ class Ledger(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.memory = MemoryStore(max_jobs=2)
-        self.sqlite = SqliteStore(Path(self.folder.name) / "ledger.db", max_jobs=2)
+        self.sqlite = SqlStore(SqliteDatabase(Path(self.folder.name) / "ledger.db"), max_jobs=2)
         self.now = 100.0
         self.seen: dict[bytes, JobRecord] = {}
 

@@ -10,18 +10,18 @@ import pytest
 import trio
 import trio.testing
 
-from p2p.errors import DATA_DIR_INVALID, INTERNAL, TetherError
+from p2p.errors import LEDGER_UNAVAILABLE, LEDGER_VERSION, TetherError
 from tests.tetherd.store.rows import attempt, job
-from tetherd.store import SqliteStore
+from tetherd.store import SqliteDatabase, SqlStore
 from tetherd.store.group_commit import GroupCommit
 
 COMMIT_AND_DIE = """
 import os, pathlib, signal, sys, trio
 from tests.tetherd.store.rows import attempt, job
-from tetherd.store import SqliteStore
+from tetherd.store import SqliteDatabase, SqlStore
 
 async def main():
-    store = SqliteStore(pathlib.Path(sys.argv[1]))
+    store = SqlStore(SqliteDatabase(pathlib.Path(sys.argv[1])))
     for number in range(1, 6):
         await store.claim(job(number), attempt(), now=100.0)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -34,7 +34,7 @@ async def test_what_it_has_answered_survives_sigkill(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ended = await trio.run_process([sys.executable, "-c", COMMIT_AND_DIE, str(path)], check=False)
     assert ended.returncode == -9
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDatabase(path))
     assert len(await store.recent()) == 5
     await store.close()
 
@@ -42,7 +42,7 @@ async def test_what_it_has_answered_survives_sigkill(tmp_path: Path) -> None:
 async def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.touch(mode=0o644)
-    store = SqliteStore(path)
+    store = SqlStore(SqliteDatabase(path))
     await store.claim(job(), attempt(), now=100.0)
     files = [path, *(path.with_name(f"ledger.db-{part}") for part in ("wal", "shm"))]
     assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * 3
@@ -50,7 +50,7 @@ async def test_nobody_else_may_read_it(tmp_path: Path) -> None:
 
 
 async def test_it_is_durable_before_it_answers(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "ledger.db")
+    store = SqliteDatabase(tmp_path / "ledger.db")
     connection = store._commits._connection
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -63,19 +63,19 @@ async def test_it_is_durable_before_it_answers(tmp_path: Path) -> None:
 )
 async def test_a_ledger_of_another_version_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "ledger.db"
-    await SqliteStore(path).close()
+    await SqliteDatabase(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute(damage)
     connection.close()
-    with pytest.raises(TetherError, match="another version") as caught:
-        SqliteStore(path)
-    assert caught.value.code is DATA_DIR_INVALID
+    with pytest.raises(TetherError, match="version of Tether") as caught:
+        SqliteDatabase(path)
+    assert caught.value.code is LEDGER_VERSION
 
 
 async def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_bytes(b"not a database, by any means at all" * 100)
     with pytest.raises(TetherError, match=r"ledger\.db"):
-        SqliteStore(tmp_path / "ledger.db")
+        SqliteDatabase(tmp_path / "ledger.db")
 
 
 # ── Group commit ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +152,7 @@ async def test_when_sqlite_fails_all_who_shared_the_commit_are_told_and_nothing_
         for number in (7, 1, 8):
             nursery.start_soon(carry_out, number)
         await trio.testing.wait_all_tasks_blocked()
-    assert [error.code for error in told] == [INTERNAL] * 3
+    assert [error.code for error in told] == [LEDGER_UNAVAILABLE] * 3
     assert numbers(connection) == [1]
     assert await commits.carry_out(lambda connection: insert(connection, 2)) == 2
     await commits.close()
