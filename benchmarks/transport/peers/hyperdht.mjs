@@ -1,4 +1,5 @@
 // hyperdht as its users have it. Sides: node hyperdht.mjs testnet | serve BOOTSTRAP | client BOOTSTRAP KEY
+import HyperDHT from 'hyperdht'
 import createTestnet from 'hyperdht/testnet.js'
 import { obey } from './lines.mjs'
 import { open } from './own_dht.mjs'
@@ -13,19 +14,28 @@ const sides = {
   },
 
   async serve () {
-    const server = open(bootstrap).createServer(socket => {
-      const sink = new Sink()
-      socket.on('data', data => { if (sink.take(data)) socket.write(Buffer.of(1)) })
-      socket.on('end', () => socket.end())
-      socket.on('error', () => {})
+    const own = open(bootstrap)
+    const listen = async () => {
+      const server = own.createServer(socket => {
+        const sink = new Sink()
+        socket.on('data', data => { if (sink.take(data)) socket.write(Buffer.of(1)) })
+        socket.on('end', () => socket.end())
+        socket.on('error', () => {})
+      })
+      await server.listen(HyperDHT.keyPair())
+      return server.publicKey.toString('hex')
+    }
+    await obey({ key: await listen() }, {
+      // Servers that no client has met.
+      async strangers ({ count }) {
+        return { keys: await Promise.all(Array.from({ length: count }, listen)) }
+      }
     })
-    await server.listen()
-    await obey({ key: server.publicKey.toString('hex') }, {})
   },
 
   async client () {
     const own = open(bootstrap)
-    const connect = () => own.connect(Buffer.from(key, 'hex'))
+    const connect = (to = key) => own.connect(Buffer.from(to, 'hex'))
     let standing
     await obey({}, {
       // Seconds from the first write until the other side has all of it, over a connection that stands.
@@ -38,12 +48,12 @@ const sides = {
         return { seconds: (performance.now() - began) / 1e3 }
       },
 
-      // Milliseconds from connect to the first answer, a new connection each time.
-      async dial ({ count }) {
+      // Milliseconds from connect to the first answer, a new connection for each key.
+      async dial ({ keys }) {
         const taken = []
-        for (let number = 0; number < count; number++) {
+        for (const to of keys) {
           const began = performance.now()
-          const socket = connect()
+          const socket = connect(to)
           const answered = once(socket, 'data')
           for (const part of request(1, 1)) socket.write(part)
           await answered
