@@ -3,7 +3,7 @@ import HyperDHT from 'hyperdht'
 import createTestnet from 'hyperdht/testnet.js'
 import { obey } from './lines.mjs'
 import { open } from './own_dht.mjs'
-import { Sink, median, request } from './sink.mjs'
+import { Sink, median, pause, request } from './sink.mjs'
 
 const [side, bootstrap, key] = process.argv.slice(2)
 
@@ -60,6 +60,7 @@ const sides = {
           taken.push(performance.now() - began)
           socket.end()
           await once(socket, 'close')
+          await pause()
         }
         return { ms: median(taken) }
       }

@@ -8,7 +8,7 @@ import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { obey } from './lines.mjs'
-import { Sink, median, request } from './sink.mjs'
+import { Sink, median, pause, request } from './sink.mjs'
 
 const PROTOCOL = '/benchmark/sink/1'
 const [side, address] = process.argv.slice(2)
@@ -50,6 +50,7 @@ await obey({ address: side === 'serve' ? node.getMultiaddrs()[0].toString() : ''
       await answered
       taken.push(performance.now() - began)
       await Promise.all(node.getConnections().map(connection => connection.close()))
+      await pause()
     }
     return { ms: median(taken) }
   }

@@ -28,6 +28,11 @@ export function * request (bytes, chunk) {
   for (let left = bytes; left > 0; left -= chunk) yield left < chunk ? block.subarray(0, left) : block
 }
 
+// As long as dial.py pauses between two dials.
+export function pause () {
+  return new Promise(resolve => setTimeout(resolve, 100))
+}
+
 export function median (values) {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[Math.floor(sorted.length / 2)]
