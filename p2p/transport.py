@@ -102,7 +102,7 @@ class Transport(Protocol):
     async def open_stream(self, peer: PeerId, protocol: str, *, priority: int = CONTROL) -> Stream:
         """Open a stream to a peer whose addresses are known. Raises TetherError(UNREACHABLE).
 
-        Where the peer has spoken the protocol before on this connection, its agreement is not waited for; should it
+        Where the peer has spoken the protocol before, its agreement is not waited for; should it
         have changed its mind, the first read raises.
         """
         ...

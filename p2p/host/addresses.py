@@ -126,11 +126,15 @@ def _interfaces(version: int) -> list[str]:
 
 @dataclass(slots=True)
 class _Whereabouts:
-    """worked: over which this node reached the peer; said: by the peer itself; heard: from anybody, newest last."""
+    """worked: over which this node reached the peer; said: by the peer itself; heard: from anybody, newest last.
+
+    spoken: the protocols that it has agreed to.
+    """
 
     worked: str = ""
     said: tuple[str, ...] = ()
     heard: dict[str, None] = field(default_factory=dict)
+    spoken: set[str] = field(default_factory=set)
 
     def all(self) -> tuple[str, ...]:
         known = dict.fromkeys((self.worked, *self.said, *reversed(self.heard)))
@@ -158,6 +162,10 @@ class AddressBook:
 
     def worked(self, peer: PeerId, address: str) -> None:
         self._entry(peer).worked = address
+
+    def spoken(self, peer: PeerId) -> set[str]:
+        """The protocols that the peer has agreed to, for its connections to add to: at most those that we open."""
+        return self._entry(peer).spoken
 
     def of(self, peer: PeerId) -> tuple[str, ...]:
         entry = self._peers.get(peer)

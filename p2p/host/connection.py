@@ -35,7 +35,8 @@ class Connection:
         self.outbound = outbound
         self.born = self.used = trio.current_time()
         self.muxer = Muxer(secured.link, initiator=outbound, accept=self._accept, budget=budget, ahead=ahead)
-        self._spoken: set[str] = set()
+        self.spoken: set[str] = set()
+        """Protocols that the peer has agreed to, on this connection or an earlier one."""
         self._protocols: Container[str] = ()
         self._serve: StreamAnswer | None = None
         self._handlers: trio.Nursery | None = None
@@ -75,9 +76,9 @@ class Connection:
             raise unreachable(f"{MAX_STREAMS} streams to {self.peer} are open.") from error
         except ConnectionLost as error:
             raise broken(error) from error
-        if protocols[0] in self._spoken:
+        if protocols[0] in self.spoken:
             await trio.lowlevel.checkpoint_if_cancelled()
-            stream.assume(protocols[0])
+            stream.assume(protocols[0], self.spoken)
             return stream, protocols[0]
         try:
             protocol = await ask(stream, protocols)
@@ -92,7 +93,7 @@ class Connection:
         except BaseException:
             await stream.reset()
             raise
-        self._spoken.add(protocol)
+        self.spoken.add(protocol)
         return stream, protocol
 
     def _accept(self, flow: Flow) -> None:
@@ -118,7 +119,11 @@ class Connection:
 
 
 async def agree(secured: Secured, *, outbound: bool, budget: Budget | None = None) -> Connection:
-    """Agree on yamux, the only muxer. Raises HOSTILE_BYTES. budget: what the windows of all connections share."""
+    """Agree on yamux, the only muxer. Raises HOSTILE_BYTES. budget: what the windows of all connections share.
+
+    Within the handshake (stream_muxers) this would cost no round trip; but its answer is what tells a dialler that it
+    was admitted, and that its dial stands where both sides dialled at once.
+    """
     pipe = _Plain(secured.link)
     if outbound:
         await ask(pipe, [YAMUX])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -36,6 +38,7 @@ class MuxedStream:
         self._hurry = 0
         self._proposal = self._agreement = b""
         self._agreed = bytearray()
+        self._disappointed: Callable[[], None] = lambda: None
         flow.changed = self._changed
 
     @property
@@ -50,9 +53,13 @@ class MuxedStream:
     def priority(self, priority: int) -> None:
         self._flow.priority = priority
 
-    def assume(self, protocol: str) -> None:
-        """Take the peer's agreement for granted: the proposal goes out with the first bytes, the answer is compared."""
+    def assume(self, protocol: str, spoken: set[str]) -> None:
+        """Take the peer's agreement for granted: the proposal goes out with the first bytes, the answer is compared.
+
+        spoken: what the peer agreed to before; a peer that does not any more is asked the next time.
+        """
         self._proposal = self._agreement = exchange(protocol)
+        self._disappointed = partial(spoken.discard, protocol)
 
     async def read(self, max_bytes: int) -> bytes:
         """Raises NotOffered where the peer's agreement was assumed and not given."""
@@ -62,6 +69,7 @@ class MuxedStream:
             part = await self._read(len(self._agreement) - len(self._agreed))
             self._agreed += part
             if not part or not self._agreement.startswith(self._agreed):
+                self._disappointed()
                 raise NotOffered(UNREACHABLE, f"{self._peer} does not offer this any more.")
             if len(self._agreed) == len(self._agreement):
                 self._agreement = b""

@@ -323,6 +323,7 @@ class Switch:
             self._forget(older)
             self._tasks.start_soon(older.close)
         self._connections[peer] = connection
+        connection.spoken = self.book.spoken(peer)
         self._news.unpark_all()
         if not connection.guest:
             self._tell(peer, up=True)
