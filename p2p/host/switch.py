@@ -22,6 +22,7 @@ from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
 from p2p.host.idle import Held, let_go
+from p2p.host.scores import BREACH, MEMBER_LIMIT, Door, Scores, network_of
 from p2p.host.settings import HostSettings
 from p2p.host.sockets import Dial, Listening, listen
 from p2p.host.streams import MuxedStream, unreachable
@@ -85,6 +86,8 @@ class Switch:
         self._shaking: set[PeerId] = set()
         self._bound: list[Listening] = []
         self._budget = Budget(HOST_GROWTH_BYTES)
+        self._door = Door()
+        self._breaches = Scores(MEMBER_LIMIT)
         self._strangers = trio.CapacityLimiter(settings.max_strangers)
         self._news = trio.lowlevel.ParkingLot()
         self._tasks: trio.Nursery | None = None
@@ -188,6 +191,7 @@ class Switch:
                 raise unreachable("This node is shutting down.")
             if peer == self.own:
                 raise unreachable("A node does not dial itself.")
+            self._check_standing(peer)
             dialling = self._dialling[peer] = _Dialling()
             self._tasks.start_soon(self._dial, peer, dialling)
         await dialling.done.wait()
@@ -297,13 +301,31 @@ class Switch:
         full = len(self._connections) >= self._settings.max_connections
         if self._closing or full or not self._strangers.available_tokens:
             raise unreachable("This node takes no more connections now.")
+        network = _network(raw)
+        if not self._door.open_to(network, trio.current_time()):
+            raise unreachable("Too many handshakes failed that came from there.")
+        try:
+            with self._door.inside(network):
+                return await self._shake(raw)
+        except _Superfluous:
+            raise
+        except (TetherError, *HOSTILE_BYTES):
+            self._door.failed(network, trio.current_time())
+            raise
+
+    async def _shake(self, raw: trio.abc.Stream) -> Connection:
         async with self._strangers:
             with trio.move_on_after(self._settings.handshake_s):
                 secured = await self._gate.accept(raw)
+                self._check_standing(secured.peer)
                 if self._mine_stands(secured.peer):
                     raise _Superfluous
                 return await agree(secured, outbound=False, budget=self._budget)
         raise unreachable("The handshake took too long.")
+
+    def _check_standing(self, peer: PeerId) -> None:
+        if self._breaches.refused(peer, trio.current_time()):
+            raise unreachable(f"{peer} broke a protocol a moment ago.")
 
     def _mine_stands(self, peer: PeerId) -> bool:
         if self.own > peer:
@@ -341,6 +363,7 @@ class Switch:
         try:
             await connection.run(handlers, serve, self._tasks)
         except PeerFault as fault:
+            self._breaches.mark(connection.peer, BREACH, trio.current_time())
             _log.warning("peer dropped", peer=connection.peer, detail=str(fault))
         finally:
             self._forget(connection)
@@ -363,3 +386,12 @@ class Switch:
             (listener.up if up else listener.down)(peer)
         for watcher in self._watchers:
             watcher(peer, up)
+
+
+def _network(raw: trio.abc.Stream) -> str:
+    if not isinstance(raw, trio.SocketStream):
+        return "relayed"
+    try:
+        return network_of(str(raw.socket.getpeername()[0]))
+    except OSError:
+        return "gone"
