@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import msgspec
+import structlog
 import trio
 
 from p2p.errors import TetherError
@@ -149,4 +150,5 @@ async def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     trio.run(main, msgspec.json.decode(sys.argv[1], type=Options))
