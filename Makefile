@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv/bin/python
 ARGS ?=# more arguments for what a target runs, such as make test ARGS='tests/p2p -k rpc'
 
-.PHONY: help setup demo test check bench demo-model format clean
+.PHONY: help setup demo test check fuzz bench demo-model format clean
 
 help:  ## show these lines
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: setup  ## format, lint, types, and which package may import which
 bench: setup  ## measure a swarm on this machine beside its engine called directly
 	@$(VENV) -m pip install --quiet --editable '.[bench]'
 	@$(VENV) -m benchmarks $(ARGS)
+
+fuzz: setup  ## give every parser of p2p 20,000 drawn inputs, and two yamux sessions as many conversations
+	.venv/bin/python -m pytest -q --hypothesis-profile=fuzz -k "any_ or two_sessions" tests/p2p
 
 bench-%: setup  ## measure one thing of it, such as bench-join
 	@$(VENV) -m pip install --quiet --editable '.[bench]'

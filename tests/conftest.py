@@ -3,4 +3,5 @@
 from hypothesis import settings
 
 settings.register_profile("tether", deadline=None, print_blob=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=20_000)
 settings.load_profile("tether")
