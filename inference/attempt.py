@@ -22,6 +22,7 @@ from p2p.errors import (
     ENGINE_FAILED,
     FIELD_INVALID,
     GRANT_INVALID,
+    INPUT_QUARANTINED,
     OUT_OF_RANGE,
     TetherError,
 )
@@ -194,7 +195,7 @@ class Attempt:
         return SignedReceipt(receipt, self.key.sign("receipt", receipt))
 
 
-_FROM_CONTENT: Final = (CONTEXT_EXCEEDED, FIELD_INVALID, GRANT_INVALID, OUT_OF_RANGE)
+_FROM_CONTENT: Final = (CONTEXT_EXCEEDED, FIELD_INVALID, GRANT_INVALID, INPUT_QUARANTINED, OUT_OF_RANGE)
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -30,6 +30,8 @@ from p2p.errors import ENGINE_FAILED, TetherError
 
 READ_BYTES: Final = 65_536
 LAST_WORDS_BYTES: Final = 2_048
+HANG_S: Final = 60.0
+"""A process with answers to make says that it is alive each second; one step of the largest model takes a few."""
 
 
 class EngineLost(Exception):
@@ -78,7 +80,7 @@ class _Answer:
 class EngineLink:
     """One process, from its load to its end. All methods belong to one event loop; `serve` moves the bytes."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, *, hang_s: float = HANG_S) -> None:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         self.process = process
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
@@ -89,6 +91,8 @@ class EngineLink:
         self._commands, self._to_write = trio.open_memory_channel[Command](math.inf)
         self._buffer = bytearray()
         self._last_words = bytearray()
+        self._hang_s = hang_s
+        self._heard_s = trio.current_time()
 
     async def load(self, load: Load) -> Report:
         """Send the first command and wait for its report. Raises EngineLost."""
@@ -112,7 +116,9 @@ class EngineLink:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_last_words)
                 nursery.start_soon(self._write)
+                nursery.start_soon(self._watch)
                 while (report := await self._next_report()) is not None:
+                    self._heard_s = trio.current_time()
                     self._deliver(report)
                 await self.process.wait()
                 nursery.cancel_scope.cancel()
@@ -152,6 +158,8 @@ class EngineLink:
     def answer(self, command: Callable[[int], Generate]) -> Iterator[AsyncIterator[Tokens]]:
         """Ask for an answer; leaving the context cancels it."""
         request = next(self._requests)
+        if not self._answers:
+            self._heard_s = trio.current_time()
         answer = self._answers[request] = _Answer()
         self._commands.send_nowait(command(request))
         try:
@@ -180,6 +188,15 @@ class EngineLink:
                 await self._stdin.send_all(frame(command))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # The process is gone; the reader sees it too and says so.
+
+    async def _watch(self) -> None:
+        """Kill a process that has answers to make and says nothing: the end of its pipe then ends `serve`."""
+        while True:
+            await trio.sleep(self._hang_s / 4)
+            if self._answers and trio.current_time() - self._heard_s > self._hang_s:
+                self._last_words = bytearray(b"it hung")
+                self.process.kill()
+                return
 
     async def _next_report(self) -> Report | None:
         """The next report, or None at the end of the pipe."""

@@ -92,8 +92,12 @@ class Produced(_Said, frozen=True):
         )
 
 
+class Alive(_Said, frozen=True):
+    """The batch goes on: said about once a second while there is work, however slow the model or its owner's limit."""
+
+
 Command = Load | Tokenize | Generate | Cancel
-Report = Loaded | LoadFailed | Tokenized | Refused | Produced
+Report = Loaded | LoadFailed | Tokenized | Refused | Produced | Alive
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _COMMANDS: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

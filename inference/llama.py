@@ -23,8 +23,9 @@ from inference.engine_link import EngineLink, EngineLost
 from inference.engine_wire import Generate, Load, Loaded, LoadFailed, Tokenize
 from inference.gguf import GgufHeader, read_header
 from inference.manifest import hash_file
+from inference.quarantine import DEATHS, Quarantine, digest_of
 from inference.sizing import LlamaSettings, size_engine
-from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, MODEL_INVALID, TetherError
+from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, INPUT_QUARANTINED, MODEL_INVALID, TetherError
 
 __all__ = ["LlamaEngine", "LlamaSettings", "open_llama"]
 
@@ -46,8 +47,8 @@ async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIt
     """
     header = await trio.to_thread.run_sync(read_header, path)
     load = await _load_command(path, header, settings)
-    link = EngineLink(await _start_process())
-    engine = LlamaEngine(path, load, link, await _load(link, path, load))
+    link = EngineLink(await _start_process(), hang_s=settings.hang_s)
+    engine = LlamaEngine(path, load, link, await _load(link, path, load), hang_s=settings.hang_s)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.supervise, link)
         yield engine
@@ -57,9 +58,12 @@ async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIt
 class LlamaEngine:
     """One model, served by one process at a time."""
 
-    def __init__(self, path: Path, load: Load, link: EngineLink, info: EngineInfo) -> None:
+    def __init__(self, path: Path, load: Load, link: EngineLink, info: EngineInfo, *, hang_s: float) -> None:
         self._path = path
         self._load = load
+        self._hang_s = hang_s
+        self._quarantine = Quarantine()
+        self._under_way: list[bytes] = []
         self._up = trio.Event()
         self._link: EngineLink | None = None
         self._take_up(link, info)
@@ -79,7 +83,7 @@ class LlamaEngine:
         return await link.tokenize(lambda request: Tokenize(request, prompt.messages, prompt.text))
 
     def generate(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Tokens]]:
-        """Open one answer. Raises TetherError(CONTEXT_EXCEEDED | ENGINE_FAILED)."""
+        """Open one answer. Raises TetherError(CONTEXT_EXCEEDED | ENGINE_FAILED | INPUT_QUARANTINED)."""
         return self._generate(generation)
 
     @asynccontextmanager
@@ -88,11 +92,22 @@ class LlamaEngine:
         if wanted > context or not asked.prompt:
             detail = f"Prompt and answer need {wanted} tokens ({len(asked.prompt)} + {asked.max_tokens})"
             raise TetherError(CONTEXT_EXCEEDED, f"{detail}; the model's context here is {context}.")
+        digest = digest_of(asked)
+        if digest in self._quarantine:
+            detail = f"The engine died {DEATHS} times while it had this request."
+            raise TetherError(INPUT_QUARANTINED, detail)
         link = await self._running()
-        with link.answer(
-            lambda request: Generate(request, asked.prompt, asked.resume, asked.max_tokens, asked.sampling)
-        ) as tokens:
-            yield tokens
+        self._under_way.append(digest)
+        try:
+            with link.answer(
+                lambda request: Generate(
+                    request, asked.prompt, asked.resume, asked.max_tokens, asked.sampling
+                )
+            ) as tokens:
+                yield tokens
+                self._quarantine.ended_well(digest)
+        finally:
+            self._under_way.remove(digest)
 
     async def _running(self) -> EngineLink:
         with trio.move_on_after(RESTART_PATIENCE_S):
@@ -110,6 +125,7 @@ class LlamaEngine:
                 await link.serve()
             except EngineLost as lost:
                 log.warning("engine_died", pid=link.process.pid, cause=str(lost))
+                self._quarantine.died_with(self._under_way)
             finally:
                 self._link = None
                 self._up = trio.Event()
@@ -122,7 +138,7 @@ class LlamaEngine:
         while True:
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_RESTART_S)
-            link = EngineLink(await _start_process())
+            link = EngineLink(await _start_process(), hang_s=self._hang_s)
             try:
                 self._take_up(link, await _load(link, self._path, self._load))
             except TetherError as error:

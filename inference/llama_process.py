@@ -20,6 +20,7 @@ from inference.chat import ChatTemplate
 from inference.containment import forbid_core_dumps, leave_signals_to_parent
 from inference.engine_wire import (
     PREFIX,
+    Alive,
     Cancel,
     Command,
     Generate,
@@ -42,6 +43,7 @@ from p2p.errors import FIELD_INVALID, TetherError
 
 PARENT_GONE: Final = 0
 THREAD_DIED: Final = 1
+ALIVE_S: Final = 1.0
 
 
 class Outbox:
@@ -145,8 +147,12 @@ def main() -> None:
 
 
 def _step_for_ever(batch: Batch, inbox: Inbox, outbox: Outbox) -> None:
+    said_s = time.monotonic()
     while True:
-        for command in inbox.take(None if batch.idle else batch.wait_s()):
+        if time.monotonic() >= said_s + ALIVE_S:
+            said_s = time.monotonic()
+            outbox.put(Alive())
+        for command in inbox.take(None if batch.idle else min(ALIVE_S, batch.wait_s())):
             match command:
                 case Generate(request):
                     try:

@@ -19,7 +19,8 @@ SMALL_MODEL_PARAMETERS: Final = 50_000_000
 class LlamaSettings:
     """What the owner chose; None leaves it to `size_engine`. exact: answers that are reproducible to the bit.
 
-    max_tokens_per_second: over all requests of the engine. model_sha256: of the file, if it is known already.
+    max_tokens_per_second: over all requests of the engine. model_sha256: of the file, if it is known already. hang_s:
+    how long an engine with work may keep silent before it is killed and started anew.
     """
 
     slots: int | None = None
@@ -28,6 +29,7 @@ class LlamaSettings:
     max_tokens_per_second: float | None = None
     exact: bool = True
     model_sha256: str = ""
+    hang_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

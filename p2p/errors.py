@@ -68,6 +68,9 @@ CAPACITY: Final = Code("CAPACITY", 503, True, "Every worker is busy: wait, or ad
 DRAINING: Final = Code("DRAINING", 503, True, "This node is shutting down: ask another one.")
 WORKER_LOST: Final = Code("WORKER_LOST", 502, True, "The worker went away and no attempt is left: try again.")
 ENGINE_FAILED: Final = Code("ENGINE_FAILED", 502, True, "The engine failed and restarts: try again.")
+INPUT_QUARANTINED: Final = Code(
+    "INPUT_QUARANTINED", 422, False, "Change the request: engines died of this one again and again."
+)
 DEADLINE: Final = Code("DEADLINE", 504, True, "The deadline passed: try again or allow more time.")
 GRANT_INVALID: Final = Code("GRANT_INVALID", 403, True, "Ask the orchestrator for a new grant.")
 ATTEMPT_STALE: Final = Code("ATTEMPT_STALE", 409, False, "A later attempt of this job is under way.")

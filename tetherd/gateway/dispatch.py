@@ -38,6 +38,7 @@ from p2p.errors import (
     FIELD_INVALID,
     FIELD_REQUIRED,
     FRAME_INVALID,
+    INPUT_QUARANTINED,
     MODEL_NOT_FOUND,
     NO_ORCHESTRATOR,
     NO_WORKER,
@@ -53,7 +54,9 @@ from tetherd.gateway.settings import GatewaySettings
 State = Literal["new", "placing", "pausing", "opening", "streaming", "ended"]
 FinishReason = Literal["stop", "length"]
 
-CLIENT_FAULTS: Final = frozenset({FIELD_REQUIRED, FIELD_INVALID, OUT_OF_RANGE, CONTEXT_EXCEEDED})
+CLIENT_FAULTS: Final = frozenset(
+    {FIELD_REQUIRED, FIELD_INVALID, OUT_OF_RANGE, CONTEXT_EXCEEDED, INPUT_QUARANTINED}
+)
 PASSING_REFUSALS: Final = frozenset({NO_ORCHESTRATOR, NO_WORKER, MODEL_NOT_FOUND, DRAINING})
 """What may be otherwise in a moment: an election, a new leader that does not know the workers yet.
 
