@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import App, Parameter
 from platformdirs import user_data_path
 
-from cli import show
+from cli import db, show
 from cli.control import Control
 from p2p.errors import FIELD_INVALID, MODEL_NOT_FOUND, TetherError
 from tetherd import __version__
@@ -254,6 +254,9 @@ def chat(*prompt: str, model: str | None = None) -> None:
 
 def main() -> None:
     app.meta()
+
+
+app.command(db.commands(lambda: _context.data_dir, lambda answer, people: _print(answer, people)))
 
 
 def _print(answer: _Answer, people: Callable[[_Answer], None]) -> None:

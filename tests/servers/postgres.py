@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -56,18 +56,23 @@ class PostgresServer:
         raise RuntimeError((self.folder / "log").read_text())
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Signal the postmaster; with SIGKILL or SIGQUIT, wait for its end."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        if number in (signal.SIGKILL, signal.SIGQUIT, signal.SIGINT):
-            self._process.wait(10)
+        """Signal the postmaster and wait for its end; SIGKILL takes its backends along, as a power cut would."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        if number == signal.SIGKILL:
+            self.signal_all(number)
+        else:
+            self._process.send_signal(number)
+        self._process.wait(10)
 
-    def stop_all(self, number: int) -> None:
-        """Signal the postmaster and all its backends: SIGSTOP makes it as slow as can be."""
-        assert self._process is not None
+    def signal_all(self, number: int) -> None:
+        """Signal the postmaster and its backends: SIGSTOP makes it as slow as can be."""
+        if self._process is None or self._process.poll() is not None:
+            return
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         for process in (self._process.pid, *map(int, children)):
-            os.kill(process, number)
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def new_database(self) -> str:
         """Its URL."""
@@ -119,7 +124,7 @@ def postgres_server(*settings: str) -> Iterator[PostgresServer]:
         try:
             yield server
         finally:
-            server.stop_all(signal.SIGCONT)
+            server.signal_all(signal.SIGCONT)
             server.kill(signal.SIGINT)
     finally:
         shutil.rmtree(folder)

@@ -199,10 +199,10 @@ async def _attempt(
         async with pool.acquire(timeout=GIVE_UP_S) as connection:
             try:
                 return "", False, (await drive(connection, make()),)
-            except TimeoutError:
-                connection.terminate()  # it is stuck, and would keep whoever waits for its end
+            except (TimeoutError, asyncpg.InternalClientError):
+                connection.terminate()  # it is stuck, or was lost in mid-word: whoever waits for its end waits long
                 raise
-    except (OSError, asyncpg.InterfaceError) as error:
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         return _reason(error), False, None
     except asyncpg.PostgresError as error:
         if (state := error.sqlstate or "") in _AGAIN:

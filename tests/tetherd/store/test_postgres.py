@@ -148,12 +148,12 @@ async def test_a_server_that_is_killed_refuses_with_a_wait_and_has_all_that_was_
 async def test_a_server_that_is_stuck_costs_one_caller_the_wait_and_the_others_nothing() -> None:
     with postgres_server("fsync=off") as server:
         store = SqlStore(await open_postgres(server.new_database(), size=2), max_jobs=None)
-        server.stop_all(signal.SIGSTOP)
+        server.signal_all(signal.SIGSTOP)
         for _ in range(2):
             with pytest.raises(TetherError) as caught:
                 await store.claim(job(), attempt(), now=100.0)
             assert caught.value.code is LEDGER_UNAVAILABLE
-        server.stop_all(signal.SIGCONT)
+        server.signal_all(signal.SIGCONT)
         await _until_back(store)
         await store.close()
 
