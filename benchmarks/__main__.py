@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from benchmarks import calls, join, ledger, network
+from benchmarks import calls, hostile, join, ledger, network
 from benchmarks.report import Row, publish
 from benchmarks.transport import suite as transport
 
@@ -18,6 +18,7 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "join": (join.measure,),
     "network": (network.measure,),
     "calls": (calls.measure,),
+    "hostile": (hostile.measure,),
     "ledger": (ledger.measure,),
     "transport": (transport.measure,),
     **{
