@@ -35,6 +35,11 @@ def facts(pairs: Mapping[str, Any]) -> None:
         print(f"{name.ljust(width)}  {_cell(value)}")
 
 
+def note(text: str) -> None:
+    """Tell people something that is no part of the output."""
+    print(text, file=sys.stderr)
+
+
 def short(node_id: str) -> str:
     """A node id as people compare it: its last eight characters."""
     return f"…{node_id[-8:]}" if len(node_id) > 12 else node_id

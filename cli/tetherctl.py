@@ -5,39 +5,23 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from platformdirs import user_data_path
 
-from cli import db, show
-from cli.control import Control
+from cli import db, keys, show, tenants
+from cli.context import context, printed, seconds
 from p2p.errors import FIELD_INVALID, MODEL_NOT_FOUND, TetherError
 from tetherd import __version__
 
 app = App(name="tetherctl", help="See and steer the Tether daemon on this machine.", version=__version__)
 app.meta.group_parameters = app.group_parameters
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-@dataclass
-class _Context:
-    """Set once from the options that stand before or after any command."""
-
-    data_dir: Path
-    json: bool = False
-
-    @property
-    def control(self) -> Control:
-        return Control(self.data_dir)
-
-
-_context = _Context(user_data_path("tether"))
-_Answer = TypeVar("_Answer")
+app.command(tenants.app)
+app.command(keys.app)
+app.command(db.commands(lambda: context.data_dir, printed))
 
 
 @app.meta.default
@@ -48,8 +32,8 @@ def _launch(
     ] = None,
     json: Annotated[bool, Parameter(help="Print JSON.", negative=())] = False,
 ) -> None:
-    _context.data_dir = data_dir.expanduser() if data_dir else user_data_path("tether")
-    _context.json = json
+    context.data_dir = data_dir.expanduser() if data_dir else user_data_path("tether")
+    context.json = json
     try:
         app(tokens)
     except TetherError as error:
@@ -77,7 +61,7 @@ def status() -> None:
             }
         )
 
-    _print(_context.control.get("/status"), people)
+    printed(context.control.get("/status"), people)
 
 
 @app.command
@@ -106,7 +90,7 @@ def nodes() -> None:
         }
         show.table(rows, columns, "No members known.")
 
-    _print(_context.control.get("/nodes"), people)
+    printed(context.control.get("/nodes"), people)
 
 
 @app.command
@@ -124,7 +108,7 @@ def models() -> None:
         rows = [{**model, "digest": model["digest"][:12]} for model in answer]
         show.table(rows, columns, "No worker serves a model yet: start one with `tetherd join`.")
 
-    _print(_context.control.get("/models"), people)
+    printed(context.control.get("/models"), people)
 
 
 @app.command
@@ -157,7 +141,7 @@ def jobs(*, limit: int = 50) -> None:
         }
         show.table(rows, columns, "No jobs in this ledger: another orchestrator may have them.")
 
-    _print(_context.control.get(f"/jobs?limit={limit}"), people)
+    printed(context.control.get(f"/jobs?limit={limit}"), people)
 
 
 @app.command
@@ -183,7 +167,7 @@ def why(job: str) -> None:
 
     if not re.fullmatch(r"[0-9a-f]{4,64}", job):
         raise TetherError(FIELD_INVALID, "A job id is 4 to 64 hexadecimal digits.", field="job")
-    _print(_context.control.get(f"/jobs/{job}"), people)
+    printed(context.control.get(f"/jobs/{job}"), people)
 
 
 @app.command
@@ -217,15 +201,15 @@ def invite(
                 file=sys.stderr,
             )
 
-    order = {"roles": role, "regions": region, "ttlS": _seconds(ttl), "uses": uses}
-    _print(_context.control.post("/invite", order), people)
+    order = {"roles": role, "regions": region, "ttlS": seconds(ttl), "uses": uses}
+    printed(context.control.post("/invite", order), people)
 
 
 @app.command
 def drain() -> None:
     """Take no new work, finish what runs, then stop the daemon."""
-    _print(
-        _context.control.post("/drain"), lambda answer: print(f"Draining: {answer['running']} still running.")
+    printed(
+        context.control.post("/drain"), lambda answer: print(f"Draining: {answer['running']} still running.")
     )
 
 
@@ -242,13 +226,13 @@ def chat(*prompt: str, model: str | None = None) -> None:
     """
     from cli.chat import ask, converse
 
-    base = _context.control.shim()
+    base = context.control.shim()
     chosen = model or _first_model()
     if not prompt:
         converse(base, chosen)
         return
-    text, outcome = ask(base, chosen, [{"role": "user", "content": " ".join(prompt)}], show=not _context.json)
-    if _context.json:
+    text, outcome = ask(base, chosen, [{"role": "user", "content": " ".join(prompt)}], show=not context.json)
+    if context.json:
         show.as_json({"text": text, "tether": outcome})
 
 
@@ -256,28 +240,11 @@ def main() -> None:
     app.meta()
 
 
-app.command(db.commands(lambda: _context.data_dir, lambda answer, people: _print(answer, people)))
-
-
-def _print(answer: _Answer, people: Callable[[_Answer], None]) -> None:
-    if _context.json:
-        show.as_json(answer)
-    else:
-        people(answer)
-
-
 def _first_model() -> str:
-    served = _context.control.get("/models")
+    served = context.control.get("/models")
     if not served:
         raise TetherError(MODEL_NOT_FOUND, "No worker serves a model yet.")
     return str(served[0]["name"])
-
-
-def _seconds(ttl: str) -> float:
-    match = re.fullmatch(r"(\d{1,6})([smhd])", ttl)
-    if match is None:
-        raise TetherError(FIELD_INVALID, f"ttl is {ttl!r}; it has to be like 30m, 24h or 7d.", field="ttl")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ BODY_TOO_LARGE: Final = Code(
 )
 CONTENT_TYPE: Final = Code("CONTENT_TYPE", 415, False, "Send the body with content-type: application/json.")
 CONTEXT_EXCEEDED: Final = Code("CONTEXT_EXCEEDED", 400, False, "Shorten the prompt or lower max_tokens.")
+UNAUTHENTICATED: Final = Code(
+    "UNAUTHENTICATED", 401, False, "Send `Authorization: Bearer` with a key of `tetherctl keys create`."
+)
+TENANT_FORBIDDEN: Final = Code(
+    "TENANT_FORBIDDEN", 403, False, "Ask whoever runs this swarm what your tenant and key may do."
+)
 HOST_FORBIDDEN: Final = Code(
     "HOST_FORBIDDEN", 403, False, "Call the shim by its own address, or name the host in http.allowed_hosts."
 )

@@ -161,7 +161,7 @@ class PlacementRequest(Message, frozen=True):
 
     job: 32 bytes; request_mac: keyed, 32 bytes; max_prompt_tokens: an upper bound, from the byte length.
     last_attempt: the highest that the gateway has seen, 0 for none; exclude: workers that failed this job; cause: why
-    the last attempt ended.
+    the last attempt ended. key_id, proof: of the tenant's API key (tetherd.tenants.keys), empty without one.
     """
 
     job: bytes
@@ -177,6 +177,8 @@ class PlacementRequest(Message, frozen=True):
     last_attempt: int = 0
     exclude: tuple[PeerId, ...] = ()
     cause: str = ""
+    key_id: str = ""
+    proof: bytes = b""
 
 
 class Grant(Message, frozen=True):
@@ -296,6 +298,18 @@ class LedgerSince(Message, frozen=True):
     after: bytes = b""
 
 
+class RegisterRequest(Message, frozen=True):
+    """A candidate asks for another one's tenants and keys. digest: of its own register, 32 bytes."""
+
+    digest: bytes
+
+
+class RegisterAnswer(Message, frozen=True):
+    """records: an encoded register (tetherd.tenants.register.Records), empty if both agree."""
+
+    records: bytes
+
+
 # ── Inference ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -335,4 +349,5 @@ RENEW_LEASE: Final = Method("renew-lease", LeaseRenewal, Ack)
 SETTLE: Final = Method("settle", Settlement, Ack)
 COPY_ROWS: Final = Method("copy-rows", LedgerRows, Ack)
 CATCH_UP: Final = Method("catch-up", LedgerSince, LedgerRows, priority=1)
+REGISTER: Final = Method("register", RegisterRequest, RegisterAnswer)
 INFER: Final = Method("infer", InferRequest, InferChunk, priority=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -14,6 +14,7 @@ from starlette.routing import Route
 from p2p.errors import FIELD_INVALID, JSON_INVALID, TetherError
 from p2p.messages import ROLES, Role
 
+_Order = TypeVar("_Order", bound=msgspec.Struct)
 Json = dict[str, Any] | list[dict[str, Any]]
 MAX_BODY_BYTES: Final = 65_536
 DEFAULT_TTL_S: Final = 86_400.0
@@ -46,8 +47,8 @@ class Operator(Protocol):
     def drain(self) -> dict[str, Any]: ...
 
 
-def build_admin(operator: Operator) -> Starlette:
-    """The routes; every failure is answered as {"error": {code, message, field}}."""
+def build_admin(operator: Operator, more: Sequence[Route] = ()) -> Starlette:
+    """The routes, and those of other parts; every failure is answered as {"error": {code, message, field}}."""
 
     async def status(_request: Request) -> Json:
         return operator.status()
@@ -68,25 +69,26 @@ def build_admin(operator: Operator) -> Starlette:
         return await operator.why(request.path_params["job"])
 
     async def invite(request: Request) -> Json:
-        return operator.invite(await _read(request))
+        return operator.invite(await read(request, InviteOrder))
 
     async def drain(_request: Request) -> Json:
         return operator.drain()
 
     return Starlette(
         routes=[
-            Route("/status", _answered(status)),
-            Route("/nodes", _answered(nodes)),
-            Route("/models", _answered(models)),
-            Route("/jobs", _answered(jobs)),
-            Route("/jobs/{job}", _answered(why)),
-            Route("/invite", _answered(invite), methods=["POST"]),
-            Route("/drain", _answered(drain), methods=["POST"]),
+            Route("/status", answered(status)),
+            Route("/nodes", answered(nodes)),
+            Route("/models", answered(models)),
+            Route("/jobs", answered(jobs)),
+            Route("/jobs/{job}", answered(why)),
+            Route("/invite", answered(invite), methods=["POST"]),
+            Route("/drain", answered(drain), methods=["POST"]),
+            *more,
         ]
     )
 
 
-def _answered(handler: Callable[[Request], Awaitable[Json]]) -> Callable[[Request], Awaitable[Response]]:
+def answered(handler: Callable[[Request], Awaitable[Json]]) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
             body, status = msgspec.json.encode(await handler(request)), 200
@@ -98,14 +100,15 @@ def _answered(handler: Callable[[Request], Awaitable[Json]]) -> Callable[[Reques
     return answer
 
 
-async def _read(request: Request) -> InviteOrder:
+async def read(request: Request, kind: type[_Order]) -> _Order:
+    """The order in a body. Raises TetherError(JSON_INVALID | FIELD_INVALID) naming the field."""
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise TetherError(JSON_INVALID, "The order is too long.")
     try:
-        return msgspec.json.decode(bytes(body) or b"{}", type=InviteOrder)
+        return msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except msgspec.ValidationError as error:
         detail = f"{error}; roles are {', '.join(ROLES)}." if "roles" in str(error) else f"{error}."
         raise TetherError(FIELD_INVALID, detail, field=_field(error)) from error

@@ -11,8 +11,6 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final
 
 import structlog
@@ -37,7 +35,7 @@ from tetherd.gateway.models import summarize
 from tetherd.gateway.replay import Replays
 from tetherd.gateway.secrets import local_secret
 from tetherd.http.app import HttpSettings, build_app
-from tetherd.http.serve import serve, serve_unix
+from tetherd.http.serve import serve, serve_unix, until_set
 from tetherd.issuer import IssuerDesk, orchestrators_in, other_issuers
 from tetherd.joining import Passport, Plan, addresses_in, enrol, found, plan, reach_swarm, restored
 from tetherd.models import ModelHouse
@@ -48,6 +46,8 @@ from tetherd.renewal import Renewal
 from tetherd.store import open_store
 from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
+from tetherd.tenants.desk import TenantDesk
+from tetherd.tenants.routes import tenant_routes
 from topics.settings import SwarmSettings
 from topics.swarm import Swarm
 
@@ -76,6 +76,7 @@ class Daemon:
         self._stop = trio.Event()
         self._hasty = False
         self._store: Store | None = None
+        self._tenants = TenantDesk(data, now=time.time)
         self._swarm: Swarm | None = None
         self._worker: Worker | None = None
         self._gateway: Gateway | None = None
@@ -233,6 +234,7 @@ class Daemon:
                 store,
                 now=store.now,
                 metrics=self._metrics.orchestrator,
+                desk=self._tenants,
             )
             await parts.start(orchestrator.run)
         if "gateway" in roles:
@@ -316,7 +318,7 @@ class Daemon:
         settings = HttpSettings(http.max_body_bytes, http.allowed_hosts, http.allowed_origins)
         app = build_app(self._gateway or NoGateway(), settings, self._metrics.text)
         host, port = parse_bind(http.bind)
-        url: str = await parts.start(_serving(serve, app, host, port, self._stop))
+        url: str = await parts.start(until_set(serve, app, host, port, self._stop))
 
         def served() -> list[ModelSummary]:
             return summarize(swarm.view.workers(swarm.region))
@@ -334,7 +336,10 @@ class Daemon:
             start_drain=lambda: self._start_drain(parts),
             now=trio.current_time,
         )
-        await parts.start(_serving(serve_unix, build_admin(operator), self._data.control_socket, self._stop))
+        more = tenant_routes(self._tenants) if orchestrator else ()
+        await parts.start(
+            until_set(serve_unix, build_admin(operator, more), self._data.control_socket, self._stop)
+        )
         self._data.write_http_addr(url)
         return url
 
@@ -386,10 +391,3 @@ class Daemon:
         members = sorted(swarm.view.members(), key=lambda known: known.last_seen, reverse=True)
         known = [PeerAddress(member.peer, member.presence.addresses) for member in members]
         self._data.save_known_peers([peer for peer in known if peer.peer != self._key.node_id])
-
-
-def _serving(server: Callable[..., Awaitable[None]], *where: object) -> Callable[..., Awaitable[None]]:
-    """A server as a nursery starts it; its last argument is the event that ends it."""
-    *arguments, stop = where
-    assert isinstance(stop, trio.Event)
-    return partial(server, *arguments, stop=stop.wait)

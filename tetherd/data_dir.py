@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+import trio
 
 from p2p.errors import DATA_DIR_BUSY, DATA_DIR_INVALID, TetherError
 from p2p.identity import NodeKey, PeerId, load_or_create
@@ -17,6 +18,7 @@ from p2p.membership import SwarmId
 from p2p.messages import Message
 from p2p.transport import PeerAddress
 from p2p.wire import decode, encode
+from tetherd.tenants.register import Records
 
 MAX_KNOWN_PEERS: Final = 64
 """Addresses kept for the next start; a handful answers, the rest is in case of a long absence."""
@@ -131,6 +133,13 @@ class DataDir:
 
     def save_spent_invites(self, spent: SpentInvites) -> None:
         self._save("invites", spent)
+
+    def register(self) -> Records:
+        """The register of tenants, as this node knows it."""
+        return self._load("tenants", Records) or Records()
+
+    async def save_register(self, records: Records) -> None:
+        await trio.to_thread.run_sync(self._save, "tenants", records)
 
     def next_incarnation(self, now: float) -> int:
         """max(stored + 1, unix seconds), stored at once: higher than ever before, even from a restored disk."""

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from p2p.content import ChatMessage, Sampling, TokenLogprob, Usage
 from p2p.identity import PeerId
+from tetherd.tenants.keys import KeyProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Submission:
     """One parsed request. Exactly one of messages and prompt. max_tokens None: as many as the context holds.
 
     sampling.seed None-ness is in seed_given: without one the gateway draws it. traceparent: W3C, or "".
+    key: the tenant's, None for `local`.
     """
 
     tenant: str
@@ -27,6 +29,7 @@ class Submission:
     seed_given: bool = False
     idempotency_key: str | None = None
     traceparent: str = ""
+    key: KeyProof | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from tetherd.gateway.grants import Granted
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics
 from tetherd.gateway.settings import GatewaySettings
+from tetherd.tenants.keys import KeyProof
 
 BUFFERED: Final = 16
 """Pieces that wait here for a slow client; what comes after them waits at the worker, for credit."""
@@ -64,6 +65,7 @@ class Order:
     max_tokens: int
     traceparent: str
     created: float
+    key: KeyProof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,8 @@ class Exchange:
                 exclude=place.exclude,
                 cause=place.cause,
             )
+            if order.key is not None:
+                wanted = order.key.sign(wanted, parts.key.node_id)
             first = self._granted.leader if self._granted else None
             try:
                 granted = await parts.placer.place(wanted, first=first, spare=self._spare)

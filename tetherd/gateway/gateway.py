@@ -168,10 +168,11 @@ class Gateway:
         retry_token = submission.idempotency_key or uuid.uuid4().hex
         job = job_id(submission.tenant, retry_token)
         sampling = submission.sampling
+        secret = submission.key.secret if submission.key else self._secret
         if not submission.seed_given:
-            sampling = replace(sampling, seed=drawn_seed(self._secret, job))
+            sampling = replace(sampling, seed=drawn_seed(secret, job))
         content = SealedInput(
-            mac_key=mac_key(self._secret, job),
+            mac_key=mac_key(secret, job),
             messages=submission.messages,
             prompt=submission.prompt,
             sampling=sampling,
@@ -200,6 +201,7 @@ class Gateway:
             max_tokens=min(submission.max_tokens or model.context_tokens, most),
             traceparent=submission.traceparent,
             created=self._now(),
+            key=submission.key,
         )
 
     @contextmanager

@@ -29,6 +29,8 @@ from p2p.errors import (
     OUT_OF_RANGE,
     RESULT_GONE,
     RETRY_TOKEN_CONFLICT,
+    TENANT_FORBIDDEN,
+    UNAUTHENTICATED,
     UNREACHABLE,
     TetherError,
 )
@@ -43,7 +45,7 @@ from tetherd.gateway.settings import GatewaySettings
 
 DECISIONS: Final = frozenset(
     {NO_WORKER, CAPACITY, MODEL_NOT_FOUND, FORBIDDEN, FIELD_INVALID, OUT_OF_RANGE, CONTEXT_EXCEEDED}
-    | {RETRY_TOKEN_CONFLICT, RESULT_GONE, IN_FLIGHT}
+    | {RETRY_TOKEN_CONFLICT, RESULT_GONE, IN_FLIGHT, UNAUTHENTICATED, TENANT_FORBIDDEN}
 )
 """What a leader says about the request; every other failure is about the leader."""
 _log: Final = structlog.get_logger()

@@ -17,6 +17,7 @@ from tetherd.gateway.answer import Submission
 from tetherd.http.fields import Fields, check_text, read_object
 from tetherd.http.sampling import FIELDS as SAMPLING_FIELDS
 from tetherd.http.sampling import parse_sampling
+from tetherd.tenants.keys import MARK, KeyProof, read_key
 
 LOCAL_TENANT: Final = "local"
 MAX_TOKENS: Final = 1_000_000
@@ -96,8 +97,9 @@ def _parsed(
     prompt: str | None = None,
 ) -> Parsed:
     sampling, seed_given = parse_sampling(fields, chat=messages is not None)
+    key = _key(headers)
     submission = Submission(
-        tenant=LOCAL_TENANT,
+        tenant=key.tenant if key else LOCAL_TENANT,
         model=fields.text("model", at_most=MAX_MODEL_CHARS),
         sampling=sampling,
         messages=messages,
@@ -106,6 +108,7 @@ def _parsed(
         seed_given=seed_given,
         idempotency_key=_idempotency_key(headers),
         traceparent=headers.get("traceparent", "")[:128],
+        key=key,
     )
     stream = fields.flag("stream")
     options = fields.inner("stream_options")
@@ -113,6 +116,14 @@ def _parsed(
     if not stream and "stream_options" in fields:
         fields.refuse("stream_options", "is only for streams: set stream to true.")
     return Parsed(submission, stream, options.flag("include_usage"))
+
+
+def _key(headers: Mapping[str, str]) -> KeyProof | None:
+    """None for what is none of ours: clients send placeholders, and whether one will do, the orchestrator says."""
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not (shown := shown.strip()).startswith(MARK):
+        return None
+    return read_key(shown)
 
 
 def _messages(fields: Fields) -> tuple[ChatMessage, ...]:

@@ -70,6 +70,13 @@ async def serve_unix(
         _remove(path)
 
 
+def until_set(server: Callable[..., Awaitable[None]], *where: object) -> Callable[..., Awaitable[None]]:
+    """A server as a nursery starts it; its last argument is the event that ends it."""
+    *arguments, stop = where
+    assert isinstance(stop, trio.Event)
+    return partial(server, *arguments, stop=stop.wait)
+
+
 def _listen_tcp(host: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -20,12 +20,14 @@ from p2p.transport import Transport
 from tetherd.orchestrator.copies import Copying
 from tetherd.orchestrator.placing import Placements
 from tetherd.orchestrator.ports import NoMetrics, OrchestratorMetrics, SwarmView
+from tetherd.orchestrator.registers import Registers
 from tetherd.orchestrator.requests import check_placement_request
 from tetherd.orchestrator.settling import Settlements
 from tetherd.orchestrator.shapes import job_shape, why_shape
 from tetherd.orchestrator.workforce import Workforce
 from tetherd.store.protocol import Store
 from tetherd.store.replicated import ReplicatedStore
+from tetherd.tenants.desk import MemoryKeeper, TenantDesk
 
 SWEEP_S: Final = 5.0
 """A third of a lease: a job ends by its deadline and two leases."""
@@ -49,7 +51,10 @@ class Orchestrator:
         now: Callable[[], float],
         draw: Callable[[], bytes] = lambda: os.urandom(16),
         metrics: OrchestratorMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
+        desk: TenantDesk | None = None,
     ) -> None:
+        self._desk = desk or TenantDesk(MemoryKeeper(), now=now)
+        self._registers = Registers(papers.member.peer, swarm, transport, rpc, self._desk)
         self._papers = papers
         self._swarm = swarm
         self._transport = transport
@@ -77,6 +82,7 @@ class Orchestrator:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._placements.run)
             nursery.start_soon(self._sweep)
+            await nursery.start(self._registers.run)
             if self._copying is not None:
                 await nursery.start(self._copying.run)
             task_status.started()
@@ -108,6 +114,8 @@ class Orchestrator:
                 self._check_leads()
                 self._check_is_gateway(gateway)
                 check_placement_request(request)
+                await self._registers.heard()
+                await self._desk.admit(request, gateway)
                 placement = await self._placements.place(gateway, request)
             except TetherError as error:
                 self._metrics.placed(error.code.name, trio.current_time() - began)

@@ -36,6 +36,8 @@ def check_placement_request(request: PlacementRequest) -> None:
         maxTokens=0 < request.max_tokens <= MAX_TOKENS,
         maxPromptTokens=0 <= request.max_prompt_tokens <= MAX_TOKENS,
         lastAttempt=0 <= request.last_attempt < MAX_ATTEMPT,
+        keyId=len(request.key_id) <= MAX_TEXT_CHARS,
+        proof=len(request.proof) in (0, MAC_BYTES),
         exclude=len(request.exclude) <= MAX_EXCLUDED,
     )
 

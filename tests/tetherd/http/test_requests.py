@@ -16,6 +16,7 @@ from tests.tetherd.http.scripted import CHAT, HELLO, ScriptedInference
 from tetherd.http.openapi import OPENAPI
 from tetherd.http.requests import Parsed, parse_chat, parse_completion
 from tetherd.http.responses import error_bytes
+from tetherd.tenants.keys import make_key
 
 KNOWN = {
     "model",
@@ -247,3 +248,27 @@ def test_every_field_that_is_described_is_read() -> None:
     ):
         nothing = dict.fromkeys(schemas[name]["properties"])
         assert parse(json.dumps({**nothing, **content}).encode(), {}).submission.model == "demo"
+
+
+def test_a_tenants_key_makes_the_request_its_tenants() -> None:
+    key, key_id = make_key("acme", bytes(38))
+    submission = parse_chat(json.dumps(HELLO).encode(), {"authorization": f"Bearer {key}"}).submission
+    assert submission.tenant == "acme"
+    assert submission.key is not None
+    assert submission.key.key_id == key_id
+    assert key not in repr(submission)
+
+
+@pytest.mark.parametrize("header", ["", "Bearer sk-placeholder", "Basic tether_x", "Bearer"])
+def test_what_is_no_key_of_ours_is_a_placeholder(header: str) -> None:
+    submission = parse_chat(json.dumps(HELLO).encode(), {"authorization": header}).submission
+    assert (submission.tenant, submission.key) == ("local", None)
+
+
+async def test_a_key_that_is_not_whole_is_refused_at_once(
+    client: httpx2.AsyncClient, inference: ScriptedInference
+) -> None:
+    headers = {"authorization": "Bearer tether_acme_0123"}
+    answer = await client.post(CHAT, json=HELLO, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "UNAUTHENTICATED")
+    assert inference.submissions == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -43,6 +43,8 @@ from p2p.wire import decode, encode
 from tests.topics.world import NOW, SWARM, TINY, Person, health, here, person
 from tetherd.orchestrator.orchestrator import Orchestrator
 from tetherd.store import MemoryStore, Store
+from tetherd.tenants.desk import MemoryKeeper, TenantDesk
+from tetherd.tenants.keys import KeyProof, read_key
 from topics.announce import Checked
 from topics.names import presence
 from topics.view import View
@@ -116,6 +118,7 @@ class Gateway:
     node: Node
     leader: PeerId
     tenant: str = "local"
+    key: KeyProof | None = None
 
     def wanted(self, token: str = "token", **changes: object) -> PlacementRequest:
         plain = PlacementRequest(
@@ -132,7 +135,10 @@ class Gateway:
         return replace(plain, **changes)
 
     async def place(self, token: str = "token", **changes: object) -> tuple[Placement, Grant]:
-        placement = await self.node.rpc.ask(self.leader, PLACE, self.wanted(token, **changes), timeout_s=15.0)
+        wanted = self.wanted(token, **changes)
+        if self.key is not None:
+            wanted = self.key.sign(wanted, self.node.peer)
+        placement = await self.node.rpc.ask(self.leader, PLACE, wanted, timeout_s=15.0)
         return placement, decode(placement.grant.grant, Grant)
 
     async def granted(self, token: str = "token", **changes: object) -> Grant:
@@ -206,6 +212,14 @@ class Region:
     workers: list[ScriptedWorker]
     gateways: list[Gateway]
     nursery: trio.Nursery
+    desk: TenantDesk
+    start: Callable[..., Awaitable[Node]]
+
+    async def lend_key(self, gateway: Gateway, tenant: str) -> KeyProof:
+        """Make a tenant, and let a gateway ask with its key from now on."""
+        await self.desk.create_tenant(tenant, "")
+        gateway.tenant, gateway.key = tenant, read_key((await self.desk.create_key(tenant))["key"])
+        return gateway.key
 
     @property
     def gateway(self) -> Gateway:
@@ -252,6 +266,7 @@ async def region(
         asking = [Gateway(await start(f"gateway {n}", "gateway"), leader.peer) for n in range(gateways)]
         swarm = FakeSwarm("eu", [leader.peer], View(leader.peer))
         store, counts = MemoryStore(), Counts()
+        desk = TenantDesk(MemoryKeeper(), now=lambda: NOW + trio.current_time() - began)
         orchestrator = Orchestrator(
             leader.person.key,
             Papers(leader.person.member),
@@ -262,8 +277,11 @@ async def region(
             now=lambda: NOW + trio.current_time() - began,
             draw=lambda: next(grant_ids),
             metrics=counts,
+            desk=desk,
         )
-        made = Region(world, orchestrator, leader, swarm, store, counts, serving, asking, nursery)
+        made = Region(
+            world, orchestrator, leader, swarm, store, counts, serving, asking, nursery, desk, start
+        )
         for worker in serving:
             worker.serve()
             made.report(worker)

@@ -272,7 +272,8 @@ async def test_a_slot_that_comes_free_goes_to_whoever_waits(autojump_clock: Mock
 async def test_tenants_take_turns(autojump_clock: MockClock) -> None:
     async with region(workers=1, slots=1, gateways=2) as here:
         greedy, modest = here.gateways
-        modest.tenant = "modest"
+        await here.lend_key(greedy, "greedy")
+        await here.lend_key(modest, "modest")
         served: list[str] = []
         worker = here.workers[0]
         await greedy.place("first")

@@ -1,0 +1,38 @@
+"""Keys over real daemons: made with the admin socket, sent by the openai client, checked by the orchestrator."""
+
+from __future__ import annotations
+
+import pytest
+from openai import AuthenticationError, PermissionDeniedError
+
+from cli.local_swarm import LocalSwarm
+from tests.e2e.asking import MODEL, a_swarm, ask, client_of
+
+
+def test_from_the_first_tenant_on_a_client_needs_a_key_that_it_may_use(swarm: LocalSwarm) -> None:
+    founder, _ = a_swarm(swarm)
+    without = ask(founder)
+    founder.control.post("/tenants", {"tenant": "acme"})
+    with pytest.raises(AuthenticationError):
+        ask(founder)
+    made = founder.control.post("/keys", {"tenant": "acme"})
+    acme = client_of(founder).with_options(api_key=made["key"])
+
+    def answer() -> str | None:
+        completion = acme.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hello!"}], temperature=0, max_tokens=4
+        )
+        return completion.choices[0].message.content
+
+    assert without
+    assert answer()
+    [job] = founder.control.get("/jobs?limit=1")
+    assert job["tenant"] == "acme"
+    founder.control.post("/tenants/acme/disable")
+    with pytest.raises(PermissionDeniedError):
+        answer()
+    founder.control.post("/tenants/acme/enable")
+    founder.control.post(f"/keys/{made['keyId']}/revoke")
+    with pytest.raises(AuthenticationError):
+        answer()
+    assert made["key"][-43:] not in founder.log.read_text("utf-8")

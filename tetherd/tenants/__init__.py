@@ -1,0 +1,1 @@
+"""Tenants: who may ask, by which key, and for how much."""

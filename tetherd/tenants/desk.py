@@ -1,0 +1,202 @@
+"""Where tenants and keys are made, changed and looked up: the register of one candidate, on its disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, Final, Protocol
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from p2p.errors import FIELD_INVALID, NOT_FOUND, TetherError
+from p2p.identity import PeerId
+from p2p.messages import PlacementRequest
+from tetherd.tenants.keys import KEY_ID_BYTES, SECRET_BYTES, TENANT, hash_of, make_key, prefix_of
+from tetherd.tenants.register import (
+    LOCAL,
+    MAX_NAME_CHARS,
+    MAX_SCOPES,
+    ApiKey,
+    Records,
+    Register,
+    Tenant,
+    after,
+)
+
+USED_EVERY_S: Final = 3_600.0
+"""How exact a key's last use is kept: often enough to find forgotten keys, seldom enough to cost nothing."""
+MAX_SCOPE_CHARS: Final = 256
+DEFAULT_OVERLAP_S: Final = 86_400.0
+"""How long a rotated key is still good: a day to bring the new one everywhere."""
+
+_log: Final = structlog.get_logger()
+
+
+class Keeper(Protocol):
+    """The disk. Both raise TetherError(DATA_DIR_INVALID)."""
+
+    def register(self) -> Records: ...
+
+    async def save_register(self, records: Records) -> None:
+        """Whole or not at all, whenever the machine stops."""
+        ...
+
+
+class MemoryKeeper:
+    """Forgets at the end."""
+
+    def register(self) -> Records:
+        return Records()
+
+    async def save_register(self, records: Records) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class TenantDesk:
+    """now: unix seconds; draw: that many random bytes. A change is on the disk before it is true."""
+
+    def __init__(
+        self, keeper: Keeper, *, now: Callable[[], float], draw: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._keeper = keeper
+        self._now = now
+        self._draw = draw
+        self._turn = trio.Lock()
+        self.register = Register.of(keeper.register())
+
+    # ── For the orchestrator ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def admit(self, request: PlacementRequest, gateway: PeerId) -> None:
+        """Raises TetherError(UNAUTHENTICATED | TENANT_FORBIDDEN)."""
+        now = self._now()
+        key = self.register.check(request, gateway, now)
+        if key is not None and (key.last_used is None or now - key.last_used >= USED_EVERY_S):
+            await self.take(Records(keys=(replace(key, last_used=now),)))
+
+    async def take(self, records: Records) -> None:
+        """Join what another candidate has, or what changed here."""
+        async with self._turn:
+            joined = self.register.joined(records.tenants, records.keys)
+            if joined != self.register:
+                with trio.CancelScope(shield=True):
+                    await self._keeper.save_register(joined.records())
+                self.register = joined
+
+    # ── For operators ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tenants(self) -> list[dict[str, Any]]:
+        return [self._tenant_shape(tenant) for tenant in self.register.records().tenants]
+
+    def tenant(self, name: str) -> dict[str, Any]:
+        """Raises TetherError(NOT_FOUND)."""
+        return {**self._tenant_shape(self._tenant(name)), "keys": self.keys(name)}
+
+    async def create_tenant(self, name: str, label: str) -> dict[str, Any]:
+        """Raises TetherError(FIELD_INVALID)."""
+        if TENANT.fullmatch(name) is None or name == LOCAL:
+            detail = (
+                f"{name[:40]!r} has to be lower-case letters, digits and dashes, at most 32, and not local."
+            )
+            raise TetherError(FIELD_INVALID, detail, field="tenant")
+        if name in self.register.tenants:
+            raise TetherError(FIELD_INVALID, f"There is a tenant {name} already.", field="tenant")
+        if len(label) > MAX_NAME_CHARS or not label.isprintable():
+            detail = f"A name has at most {MAX_NAME_CHARS} printable characters."
+            raise TetherError(FIELD_INVALID, detail, field="name")
+        now = self._now()
+        await self.take(Records((Tenant(name, label, now, now),)))
+        _log.info("tenant.created", tenant=name)
+        return self.tenant(name)
+
+    async def set_disabled(self, name: str, disabled: bool) -> dict[str, Any]:
+        """Raises TetherError(NOT_FOUND)."""
+        there = self._tenant(name)
+        await self.take(Records((replace(there, disabled=disabled, changed=after(there, self._now())),)))
+        _log.info("tenant.changed", tenant=name, disabled=disabled)
+        return self.tenant(name)
+
+    def keys(self, tenant: str = "") -> list[dict[str, Any]]:
+        """All keys, or one tenant's. Raises TetherError(NOT_FOUND)."""
+        if tenant:
+            self._tenant(tenant)
+        found = [key for key in self.register.records().keys if tenant in ("", key.tenant)]
+        return [self._key_shape(key) for key in sorted(found, key=lambda key: (key.tenant, key.created))]
+
+    async def create_key(
+        self, tenant: str, *, scopes: tuple[str, ...] = (), ttl_s: float | None = None
+    ) -> dict[str, Any]:
+        """The only answer that holds the key itself. Raises TetherError(NOT_FOUND | FIELD_INVALID)."""
+        self._tenant(tenant)
+        if len(scopes) > MAX_SCOPES or not all(map(_is_scope, scopes)):
+            detail = f"Scopes are infer or model:NAME, at most {MAX_SCOPES}."
+            raise TetherError(FIELD_INVALID, detail, field="scopes")
+        if ttl_s is not None and not (isfinite(ttl_s) and ttl_s > 0):
+            raise TetherError(FIELD_INVALID, "ttl has to be greater than 0.", field="ttlS")
+        return await self._issue(tenant, scopes, None if ttl_s is None else self._now() + ttl_s)
+
+    async def rotate_key(self, key_id: str, *, overlap_s: float = DEFAULT_OVERLAP_S) -> dict[str, Any]:
+        """A new key with the same scopes; the old one is good for overlap_s more. Raises as create_key does."""
+        old, now = self._key(key_id), self._now()
+        if old.revoked is not None:
+            raise TetherError(FIELD_INVALID, "A revoked key cannot be rotated: create one.", field="key")
+        if not (isfinite(overlap_s) and overlap_s >= 0):
+            raise TetherError(FIELD_INVALID, "overlap has to be 0 or more.", field="overlapS")
+        until = now + overlap_s if old.expires is None else min(old.expires, now + overlap_s)
+        replaced = replace(old, expires=until, changed=after(old, now))
+        return await self._issue(old.tenant, old.scopes, None, replaced)
+
+    async def revoke_key(self, key_id: str) -> dict[str, Any]:
+        """Raises TetherError(NOT_FOUND)."""
+        key, now = self._key(key_id), self._now()
+        await self.take(Records(keys=(replace(key, revoked=now, changed=after(key, now)),)))
+        _log.info("key.revoked", tenant=key.tenant, key=key_id)
+        return self._key_shape(self._key(key_id))
+
+    async def _issue(
+        self, tenant: str, scopes: tuple[str, ...], expires: float | None, *others: ApiKey
+    ) -> dict[str, Any]:
+        text, key_id = make_key(tenant, self._draw(KEY_ID_BYTES + SECRET_BYTES))
+        now = self._now()
+        key = ApiKey(key_id, tenant, hash_of(text), now, now, scopes, expires)
+        await self.take(Records(keys=(key, *others)))
+        _log.info("key.created", tenant=tenant, key=key_id)
+        return {**self._key_shape(key), "key": text}
+
+    def _tenant(self, name: str) -> Tenant:
+        if (found := self.register.tenants.get(name)) is None:
+            raise TetherError(NOT_FOUND, f"There is no tenant {name[:40]!r}.", field="tenant")
+        return found
+
+    def _key(self, key_id: str) -> ApiKey:
+        """By its id, or by the prefix that lists show."""
+        if (found := self.register.keys.get(key_id.rpartition("_")[2])) is None:
+            raise TetherError(NOT_FOUND, "There is no such key.", field="key")
+        return found
+
+    def _tenant_shape(self, tenant: Tenant) -> dict[str, Any]:
+        return {
+            "tenant": tenant.tenant,
+            "name": tenant.name,
+            "state": "disabled" if tenant.disabled else "active",
+            "created": tenant.created,
+        }
+
+    def _key_shape(self, key: ApiKey) -> dict[str, Any]:
+        expired = key.expires is not None and key.expires <= self._now()
+        return {
+            "keyId": key.key_id,
+            "prefix": prefix_of(key.tenant, key.key_id),
+            "tenant": key.tenant,
+            "scopes": list(key.scopes),
+            "state": "revoked" if key.revoked is not None else "expired" if expired else "active",
+            "created": key.created,
+            "expires": key.expires,
+            "lastUsed": key.last_used,
+        }
+
+
+def _is_scope(scope: str) -> bool:
+    return scope == "infer" or (scope.startswith("model:") and 6 < len(scope) <= MAX_SCOPE_CHARS)

@@ -1,0 +1,159 @@
+"""The register of tenants and their keys: records, how two copies of one are joined, and what a request may. Pure.
+
+Candidates change records on their own and meet later. The later change wins, except that what is revoked stays so; so
+any order and repetition of joins ends in the same register everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from p2p.errors import FORBIDDEN, OUT_OF_RANGE, TENANT_FORBIDDEN, UNAUTHENTICATED, TetherError
+from p2p.identity import PeerId
+from p2p.messages import Message, PlacementRequest
+from p2p.wire import encode
+from tetherd.tenants.keys import TENANT, proof_of
+
+LOCAL: Final = "local"
+"""The tenant of those who need no key, as long as there are no others."""
+MAX_TENANTS: Final = 1_000
+MAX_KEYS: Final = 10_000
+"""Some 2 MB: the whole register fits in one message to another candidate."""
+MAX_SCOPES: Final = 16
+MAX_NAME_CHARS: Final = 100
+
+
+class Tenant(Message, frozen=True):
+    """changed: unix seconds of the last change, by which copies are compared."""
+
+    tenant: str
+    name: str
+    created: float
+    changed: float
+    disabled: bool = False
+
+
+class ApiKey(Message, frozen=True):
+    """hash: of the key, 32 bytes; scopes: `infer` or `model:NAME`, none: everything; dates: unix seconds."""
+
+    key_id: str
+    tenant: str
+    hash: bytes
+    created: float
+    changed: float
+    scopes: tuple[str, ...] = ()
+    expires: float | None = None
+    revoked: float | None = None
+    last_used: float | None = None
+
+
+class Records(Message, frozen=True):
+    """A whole register, as it is kept and sent."""
+
+    tenants: tuple[Tenant, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+
+
+_Record = TypeVar("_Record", Tenant, ApiKey)
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Frozen: a change makes another one."""
+
+    tenants: Mapping[str, Tenant] = field(default_factory=dict)
+    keys: Mapping[str, ApiKey] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Records) -> Register:
+        return cls().joined(records.tenants, records.keys)
+
+    def joined(self, tenants: Iterable[Tenant] = (), keys: Iterable[ApiKey] = ()) -> Register:
+        """With these records in it. Raises TetherError(OUT_OF_RANGE | FORBIDDEN) for what no register may hold."""
+        after_tenants, after_keys = dict(self.tenants), dict(self.keys)
+        for tenant in tenants:
+            if TENANT.fullmatch(tenant.tenant) is None or tenant.tenant == LOCAL:
+                raise TetherError(FORBIDDEN, f"{tenant.tenant[:40]!r} cannot be a tenant.", field="tenant")
+            after_tenants[tenant.tenant] = _later(after_tenants.get(tenant.tenant), tenant)
+        for key in keys:
+            there = after_keys.get(key.key_id)
+            if there is not None and (there.tenant, there.hash) != (key.tenant, key.hash):
+                raise TetherError(FORBIDDEN, "A key's id belongs to one key.", field="key")
+            after_keys[key.key_id] = _joined_key(there, key)
+        if len(after_tenants) > MAX_TENANTS or len(after_keys) > MAX_KEYS:
+            detail = f"At most {MAX_TENANTS} tenants and {MAX_KEYS} keys are kept."
+            raise TetherError(OUT_OF_RANGE, detail)
+        return Register(after_tenants, after_keys)
+
+    def records(self) -> Records:
+        """In order, so that equal registers are equal bytes."""
+        return Records(
+            tuple(self.tenants[name] for name in sorted(self.tenants)),
+            tuple(self.keys[key_id] for key_id in sorted(self.keys)),
+        )
+
+    def digest(self) -> bytes:
+        """32 bytes, by which two candidates see that they agree."""
+        return hashlib.sha256(encode(self.records())).digest()
+
+    def check(self, request: PlacementRequest, gateway: PeerId, now: float) -> ApiKey | None:
+        """Whose request this is, by its proof; None: `local`, while nobody has to be told apart.
+
+        Raises TetherError(UNAUTHENTICATED | TENANT_FORBIDDEN).
+        """
+        if not request.key_id:
+            if self.tenants or request.tenant_id != LOCAL:
+                raise _unknown("This swarm has tenants, and the request shows no API key.")
+            return None
+        key = self.keys.get(request.key_id)
+        if key is None or not hmac.compare_digest(proof_of(key.hash, request, gateway), request.proof):
+            raise _unknown("The API key is not known here.")
+        if key.tenant != request.tenant_id:
+            raise _unknown("The API key is another tenant's.")
+        if key.revoked is not None:
+            raise _unknown("The API key was revoked.")
+        if key.expires is not None and key.expires <= now:
+            raise _unknown("The API key has expired.")
+        tenant = self.tenants.get(key.tenant)
+        if tenant is None or tenant.disabled:
+            raise TetherError(TENANT_FORBIDDEN, f"Tenant {key.tenant} is disabled.")
+        if key.scopes and not {"infer", f"model:{request.model_id}"} & set(key.scopes):
+            raise TetherError(TENANT_FORBIDDEN, "This API key is not for this model.", field="model")
+        return key
+
+
+def after(record: _Record, now: float) -> float:
+    """When a change to this record happens: later than the last one, whatever the clock says."""
+    return max(now, record.changed + 1e-3)
+
+
+def _later(there: _Record | None, other: _Record) -> _Record:
+    if there is None:
+        return other
+    return max(there, other, key=_age)
+
+
+def _age(record: Tenant | ApiKey) -> tuple[float, bytes]:
+    """What a join changes by itself is left out: it must not decide the next one."""
+    decisive = replace(record, revoked=None, last_used=None) if isinstance(record, ApiKey) else record
+    return record.changed, encode(decisive)
+
+
+def _joined_key(there: ApiKey | None, other: ApiKey) -> ApiKey:
+    if there is None:
+        return other
+    revoked = [date for date in (there.revoked, other.revoked) if date is not None]
+    used = [date for date in (there.last_used, other.last_used) if date is not None]
+    return replace(
+        _later(there, other), revoked=min(revoked, default=None), last_used=max(used, default=None)
+    )
+
+
+def _unknown(detail: str) -> TetherError:
+    return TetherError(UNAUTHENTICATED, detail, field="Authorization")

@@ -1,0 +1,82 @@
+"""Tenants and keys on the admin socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.routing import Route
+
+from tetherd.admin import Json, answered, read
+from tetherd.tenants.desk import DEFAULT_OVERLAP_S, TenantDesk
+
+
+class _Order(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    pass
+
+
+class TenantOrder(_Order, frozen=True):
+    tenant: str
+    name: str = ""
+
+
+class KeyOrder(_Order, frozen=True):
+    """ttl_s: seconds; None: until it is revoked."""
+
+    tenant: str
+    scopes: tuple[str, ...] = ()
+    ttl_s: float | None = None
+
+
+class RotateOrder(_Order, frozen=True):
+    overlap_s: float = DEFAULT_OVERLAP_S
+
+
+def tenant_routes(desk: TenantDesk) -> list[Route]:
+    async def tenants(_request: Request) -> Json:
+        return desk.tenants()
+
+    async def create(request: Request) -> Json:
+        order = await read(request, TenantOrder)
+        return await desk.create_tenant(order.tenant, order.name)
+
+    async def show(request: Request) -> Json:
+        return desk.tenant(_named(request))
+
+    async def disable(request: Request) -> Json:
+        return await desk.set_disabled(_named(request), True)
+
+    async def enable(request: Request) -> Json:
+        return await desk.set_disabled(_named(request), False)
+
+    async def keys(request: Request) -> Json:
+        return desk.keys(request.query_params.get("tenant", ""))
+
+    async def create_key(request: Request) -> Json:
+        order = await read(request, KeyOrder)
+        return await desk.create_key(order.tenant, scopes=order.scopes, ttl_s=order.ttl_s)
+
+    async def rotate(request: Request) -> Json:
+        order = await read(request, RotateOrder)
+        return await desk.rotate_key(_named(request), overlap_s=order.overlap_s)
+
+    async def revoke(request: Request) -> Json:
+        return await desk.revoke_key(_named(request))
+
+    return [
+        Route("/tenants", answered(tenants), methods=["GET"]),
+        Route("/tenants", answered(create), methods=["POST"]),
+        Route("/tenants/{name}", answered(show)),
+        Route("/tenants/{name}/disable", answered(disable), methods=["POST"]),
+        Route("/tenants/{name}/enable", answered(enable), methods=["POST"]),
+        Route("/keys", answered(keys), methods=["GET"]),
+        Route("/keys", answered(create_key), methods=["POST"]),
+        Route("/keys/{name}/rotate", answered(rotate), methods=["POST"]),
+        Route("/keys/{name}/revoke", answered(revoke), methods=["POST"]),
+    ]
+
+
+def _named(request: Request) -> str:
+    name: Any = request.path_params["name"]
+    return str(name)
