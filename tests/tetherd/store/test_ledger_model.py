@@ -1,4 +1,4 @@
-"""Whatever comes in whatever order, both drivers agree, attempts only rise, and an end is an end."""
+"""Whatever comes in whatever order, all drivers agree, attempts only rise, and an end is an end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from p2p.errors import TetherError
 from p2p.identity import PeerId
 from p2p.messages import JobEnd
+from tests.servers.postgres import PostgresServer
 from tests.tetherd.store.rows import HERE, ONE, THERE, TWO, attempt, job
-from tetherd.store import MemoryStore, SqliteDatabase, SqlStore, Store
+from tetherd.store import MemoryStore, SqliteDatabase, SqlStore, Store, open_postgres
+from tetherd.store.database import Script, Statement
 from tetherd.store.protocol import Bill, JobRecord
 
 _Result = TypeVar("_Result")
@@ -32,12 +34,15 @@ class Ledger(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.memory = MemoryStore(max_jobs=2)
-        self.sqlite = SqlStore(SqliteDatabase(Path(self.folder.name) / "ledger.db"), max_jobs=2)
+        self.database = self.open()
         self.now = 100.0
         self.seen: dict[bytes, JobRecord] = {}
 
+    def open(self) -> Store:
+        return SqlStore(SqliteDatabase(Path(self.folder.name) / "ledger.db"), max_jobs=2)
+
     def teardown(self) -> None:
-        trio.run(self.sqlite.close)
+        trio.run(self.database.close)
         self.folder.cleanup()
 
     def both(self, act: Callable[[Store], Awaitable[_Result]]) -> _Result | str:
@@ -49,7 +54,7 @@ class Ledger(RuleBasedStateMachine):
             except TetherError as refusal:
                 return refusal.code.name
 
-        one, other = trio.run(run, self.memory), trio.run(run, self.sqlite)
+        one, other = trio.run(run, self.memory), trio.run(run, self.database)
         assert one == other
         return one
 
@@ -136,12 +141,33 @@ class Ledger(RuleBasedStateMachine):
         self.seen = now_here
 
 
+async def _emptied(url: str) -> SqlStore:
+    store = SqlStore(await open_postgres(url, size=1), max_jobs=2)
+    await store.database.transact(_delete)
+    return store
+
+
+def _delete() -> Script[None]:
+    yield Statement("DELETE FROM jobs")
+
+
 async def _sorted(sweep: Awaitable[object]) -> list[JobRecord]:
     rows = await sweep
     assert isinstance(rows, list)
     return sorted(rows, key=lambda row: row.job)
 
 
-def test_the_ledger_keeps_its_rules_in_both_drivers() -> None:
+def test_the_ledger_keeps_its_rules_in_memory_and_in_sqlite() -> None:
     short = settings(max_examples=25, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(Ledger, settings=short)
+
+
+def test_the_ledger_keeps_its_rules_in_postgresql(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+
+    class OnServer(Ledger):
+        def open(self) -> Store:
+            return trio.run(_emptied, url)
+
+    short = settings(max_examples=15, stateful_step_count=25, deadline=None)
+    run_state_machine_as_test(OnServer, settings=short)
