@@ -11,13 +11,14 @@ first, because who dials has lost the old one, or shows a new certificate.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
 
 from p2p.errors import TetherError
 from p2p.host.addresses import AddressBook, announced
+from p2p.host.audience import Audience
 from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
@@ -45,14 +46,6 @@ _log = structlog.get_logger()
 RawHandler = Callable[[MuxedStream, str], Awaitable[None]]
 
 
-class Listener(Protocol):
-    """Who is told of members' connections, in the order in which they come and go."""
-
-    def up(self, peer: PeerId) -> None: ...
-
-    def down(self, peer: PeerId) -> None: ...
-
-
 class _Superfluous(OSError):
     """Both sides dialled at once, and the connection that this side dialled stands."""
 
@@ -73,12 +66,12 @@ class Switch:
     ) -> None:
         self.own = own
         self.book = AddressBook()
-        self.listeners: list[Listener] = []
+        self._audience = Audience()
+        self.listeners = self._audience.errands
         self.uses: list[LastUse] = []
         self._gate = gate
         self._idle_connections = idle_connections
         self._settings = settings
-        self._watchers: list[PeerWatcher] = []
         self._handlers: dict[str, RawHandler] = {}
         self._guest_handlers: dict[str, RawHandler] = {}
         self._connections: dict[PeerId, Connection] = {}
@@ -164,7 +157,7 @@ class Switch:
         return tuple(self._handlers)
 
     def watch(self, watcher: PeerWatcher) -> None:
-        self._watchers.append(watcher)
+        self._audience.watchers.append(watcher)
 
     def peers(self) -> frozenset[PeerId]:
         return frozenset(peer for peer, connection in self._connections.items() if not connection.guest)
@@ -348,7 +341,7 @@ class Switch:
         connection.spoken = self.book.spoken(peer)
         self._news.unpark_all()
         if not connection.guest:
-            self._tell(peer, up=True)
+            self._audience.up(peer, self._tasks)
 
     async def _carry(self, connection: Connection) -> None:
         assert self._tasks is not None
@@ -379,13 +372,7 @@ class Switch:
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
             if not connection.guest:
-                self._tell(connection.peer, up=False)
-
-    def _tell(self, peer: PeerId, *, up: bool) -> None:
-        for listener in self.listeners:
-            (listener.up if up else listener.down)(peer)
-        for watcher in self._watchers:
-            watcher(peer, up)
+                self._audience.down(connection.peer)
 
 
 def _network(raw: trio.abc.Stream) -> str:

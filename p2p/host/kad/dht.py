@@ -112,9 +112,9 @@ class Dht:
 
     async def find_peer(self, peer: PeerId) -> PeerAddress | None:
         """Where the network says that a peer is; of a connected one, what it says itself."""
-        if self._switch.connected(peer):
+        if self._switch.connected(peer) and (known := self._switch.book.of(peer)):
             await trio.lowlevel.checkpoint()
-            return PeerAddress(peer, self._switch.book.of(peer))
+            return PeerAddress(peer, known)
         found: list[PeerAddress] = []
 
         def look(_peer: PeerId, note: Note) -> bool:
