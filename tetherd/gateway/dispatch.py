@@ -39,6 +39,7 @@ from p2p.errors import (
     FIELD_REQUIRED,
     FRAME_INVALID,
     INPUT_QUARANTINED,
+    LEDGER_UNAVAILABLE,
     MODEL_NOT_FOUND,
     NO_ORCHESTRATOR,
     NO_WORKER,
@@ -57,12 +58,16 @@ FinishReason = Literal["stop", "length"]
 CLIENT_FAULTS: Final = frozenset(
     {FIELD_REQUIRED, FIELD_INVALID, OUT_OF_RANGE, CONTEXT_EXCEEDED, INPUT_QUARANTINED}
 )
-PASSING_REFUSALS: Final = frozenset({NO_ORCHESTRATOR, NO_WORKER, MODEL_NOT_FOUND, DRAINING})
+PASSING_REFUSALS: Final = frozenset(
+    {NO_ORCHESTRATOR, LEDGER_UNAVAILABLE, NO_WORKER, MODEL_NOT_FOUND, DRAINING}
+)
 """What may be otherwise in a moment: an election, a new leader that does not know the workers yet.
 
 CAPACITY is told at once, for the leader has waited for a slot already; but an answer that has begun waits on.
 """
-TELLING: Final = frozenset({NO_ORCHESTRATOR, NO_WORKER, CAPACITY, DRAINING, ENGINE_FAILED, DEADLINE})
+TELLING: Final = frozenset(
+    {NO_ORCHESTRATOR, LEDGER_UNAVAILABLE, NO_WORKER, CAPACITY, DRAINING, ENGINE_FAILED, DEADLINE}
+)
 """What tells the client more than that a worker was lost."""
 
 

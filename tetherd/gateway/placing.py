@@ -23,6 +23,7 @@ from p2p.errors import (
     FIELD_INVALID,
     FORBIDDEN,
     IN_FLIGHT,
+    LEDGER_UNAVAILABLE,
     MODEL_NOT_FOUND,
     NO_ORCHESTRATOR,
     NO_WORKER,
@@ -93,7 +94,7 @@ class Placer:
     async def place(
         self, wanted: PlacementRequest, *, first: PeerId | None, spare: dict[PeerId, int]
     ) -> Granted:
-        """Ask until somebody grants. Raises TetherError: a leader's decision, or NO_ORCHESTRATOR.
+        """Ask until somebody grants. Raises TetherError: a leader's decision, LEDGER_UNAVAILABLE or NO_ORCHESTRATOR.
 
         first: who granted an earlier attempt and keeps the job's row; spare: is told who else granted which attempt.
         """
@@ -103,6 +104,7 @@ class Placer:
             leaders.insert(0, first)
         async with self._round(leaders, wanted, spare) as round_:
             refusal: TetherError | None = None
+            away: TetherError | None = None
             while round_.waiting or round_.pending:
                 if not round_.pending:
                     self._ask_next(round_)
@@ -118,12 +120,19 @@ class Placer:
                 if outcome.code in DECISIONS:
                     refusal = outcome
                     round_.waiting.clear()
+                elif outcome.code is LEDGER_UNAVAILABLE:
+                    detail = f"The ledger of region {self._swarm.region} is away; nothing was accepted."
+                    away = TetherError(outcome.code, detail, retry_after_s=outcome.retry_after_s)
                 elif outcome.code is UNREACHABLE:
                     self._swarm.report_unreachable(leader)
-        raise refusal or TetherError(
-            NO_ORCHESTRATOR,
-            f"No orchestrator of region {self._swarm.region} answers.",
-            retry_after_s=self._settings.backoff_cap_s,
+        raise (
+            refusal
+            or away
+            or TetherError(
+                NO_ORCHESTRATOR,
+                f"No orchestrator of region {self._swarm.region} answers.",
+                retry_after_s=self._settings.backoff_cap_s,
+            )
         )
 
     async def reach(self, address: PeerAddress) -> None:
