@@ -26,6 +26,8 @@ def join(
     roles: str | None = None,
     model: tuple[str, ...] = (),
     listen: tuple[str, ...] = (),
+    upnp: Literal["auto", "off"] | None = None,
+    mdns: bool | None = None,
     http: str | None = None,
     data_dir: str | None = None,
     store: str | None = None,
@@ -50,6 +52,10 @@ def join(
         A model to serve: a GGUF file, or tether-demo, which is built in and the default. Repeatable.
     listen
         A multiaddr to listen on for other nodes, such as /ip4/0.0.0.0/tcp/7576. Repeatable.
+    upnp
+        auto (default) asks the home router to let the port in; off does not.
+    mdns
+        --no-mdns: neither look for members in this LAN nor be found by them.
     http
         Where the OpenAI-style shim listens: host:port, port 0 picks a free one. Default 127.0.0.1:7575.
     data_dir
@@ -67,6 +73,8 @@ def join(
         "roles": [role.strip() for role in roles.split(",")] if roles else None,
         "worker.models": model or None,
         "listen": listen or None,
+        "upnp": upnp,
+        "mdns": mdns,
         "http.bind": http,
         "data_dir": data_dir,
         "store": store,

@@ -72,6 +72,10 @@ class Config(Section, frozen=True):
     """Empty: all that the certificate grants."""
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/7576",)
     """Multiaddrs for other nodes. A fixed port, so that tickets outlive a restart."""
+    upnp: Literal["auto", "off"] = "auto"
+    """Ask the home router to let the port in; auto: where this machine listens on a LAN and has no public address."""
+    mdns: bool = True
+    """Find members in this LAN, and be found by them; nothing happens where only loopback is listened on."""
     data_dir: Path = Path()
     store: str = "sqlite"
     """The ledger: sqlite (in the data directory), postgresql://… (the region's own), or memory (forgets at the end)."""

@@ -17,7 +17,8 @@ import structlog
 import trio
 
 from inference.worker import Worker
-from p2p.host import open_host
+from p2p.host import HostSettings, open_host
+from p2p.host.host import Host
 from p2p.host.settings import DEFAULTS
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, Papers, admit, check_credential, read_ticket
@@ -101,6 +102,7 @@ class Daemon:
                 swarm_id=swarm_id,
                 passport=passport,
                 admit=lambda shown, peer: admit(shown, peer, swarm_id, time.time()),
+                settings=HostSettings(upnp=self._config.upnp == "auto"),
                 idle_connections=self._idle_connections,
             ) as network:
                 self._phases.reached("listening", ", ".join(network.addresses()))
@@ -111,7 +113,7 @@ class Daemon:
             nursery.cancel_scope.cancel()
         return 1 if self._hasty else 0
 
-    async def _live(self, network: Network, chosen: Plan, passport: Passport) -> None:
+    async def _live(self, network: Host, chosen: Plan, passport: Passport) -> None:
         async with trio.open_nursery() as parts:
             rpc = Rpc(network, metrics=self._metrics.rpc)
             await parts.start(rpc.run)
@@ -120,6 +122,8 @@ class Daemon:
             member = check_credential(standing.credential, standing.swarm_id, time.time())
             papers = Papers(member)
             self._phases.reached("membership", f"swarm {standing.swarm_id[:8]}")
+            if self._config.mdns:
+                parts.start_soon(network.meet_neighbours)
             await self._reach(network, chosen)
             roles = self._roles = self._config.roles or member.certificate.roles
             swarm = self._swarm = self._enter(network, rpc, papers, roles)

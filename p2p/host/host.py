@@ -17,6 +17,7 @@ from p2p.host.kad import Dht
 from p2p.host.ping import answer_pings
 from p2p.host.settings import DEFAULTS, HostSettings
 from p2p.host.switch import Switch
+from p2p.host.vicinity import Vicinity
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Admission, SwarmId
 from p2p.transport import (
@@ -36,10 +37,11 @@ KEY_BYTES: Final = 32
 class Host:
     """Implements `Network`."""
 
-    def __init__(self, switch: Switch, dht: Dht, meshes: Meshes) -> None:
+    def __init__(self, switch: Switch, dht: Dht, meshes: Meshes, vicinity: Vicinity) -> None:
         self._switch = switch
         self._dht = dht
         self._meshes = meshes
+        self._vicinity = vicinity
 
     @property
     def peer_id(self) -> PeerId:
@@ -89,6 +91,10 @@ class Host:
         self, topic: str, check: GossipCheck
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
         return self._meshes.subscribe(topic, check)
+
+    async def meet_neighbours(self) -> None:
+        """Find members in this LAN until cancelled: for members, because a guest should meet issuers alone."""
+        await self._vicinity.meet()
 
 
 @asynccontextmanager
@@ -141,7 +147,10 @@ async def _start(
     await nursery.start(meshes.run)
     await nursery.start(switch.run)
     nursery.start_soon(dht.run)
-    return Host(switch, dht, meshes)
+    vicinity = Vicinity(switch, swarm_id)
+    if settings.upnp:
+        nursery.start_soon(vicinity.open_router)
+    return Host(switch, dht, meshes, vicinity)
 
 
 def _checked(key: bytes) -> bytes:

@@ -37,6 +37,8 @@ class HostSettings:
     """How often that is looked at: a crowd that came at once costs its descriptors no longer."""
     max_strangers: int = 256
     """Handshakes under way at a time: one takes a few ms of CPU, so all of them are done within `handshake_s`."""
+    upnp: bool = False
+    """Ask the home router for a way in, where a listening address is not loopback."""
 
 
 DEFAULTS: Final = HostSettings()

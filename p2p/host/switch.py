@@ -10,14 +10,14 @@ first, because who dials has lost the old one, or shows a new certificate.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
 import trio
 
 from p2p.errors import TetherError
-from p2p.host.addresses import AddressBook, announced
+from p2p.host.addresses import AddressBook, TcpAddress, announced
 from p2p.host.audience import Audience
 from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
@@ -69,6 +69,7 @@ class Switch:
         self._audience = Audience()
         self.listeners = self._audience.errands
         self.uses: list[LastUse] = []
+        self.elsewhere: list[Callable[[], Iterable[TcpAddress]]] = []
         self._gate = gate
         self._idle_connections = idle_connections
         self._settings = settings
@@ -132,7 +133,13 @@ class Switch:
     # ── What the node asks ───────────────────────────────────────────────────────────────────────────────────────
 
     def addresses(self) -> tuple[str, ...]:
-        return announced(one.address for one in self._bound)
+        """Those that a router has for this node come first: who shares its LAN finds out at once, the others never."""
+        outside = (address for source in self.elsewhere for address in source())
+        return announced([*outside, *self.bound()])
+
+    def bound(self) -> list[TcpAddress]:
+        """Where it listens; 0.0.0.0 and :: stand for all interfaces."""
+        return [one.address for one in self._bound]
 
     def handle(self, protocol: str, handler: StreamHandler, *, guests: bool) -> None:
         async def answer(stream: MuxedStream, protocol: str) -> None:

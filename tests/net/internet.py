@@ -13,10 +13,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+from uuid import uuid4
 
 from tests.net.namespaces import Namespace, sweep
 from tests.sources import ROOT
@@ -98,6 +102,24 @@ class Router:
             )
         return made
 
+    def upnp(self) -> subprocess.Popen[bytes]:
+        """Start miniupnpd on it, as home routers have one; returns once it listens."""
+        allowed = f"allow 1024-65535 {self.subnet}.0/24 1024-65535"
+        lines = [
+            "ext_ifname=wan",
+            "listening_ip=lan",
+            "enable_natpmp=no",
+            "enable_upnp=yes",
+            "http_port=5000",
+        ]
+        lines += ["secure_mode=yes", f"uuid={uuid4()}", allowed, "deny 0-65535 0.0.0.0/0 0-65535"]
+        settings = self.net.folder / f"miniupnpd-{self.namespace.name}.conf"
+        settings.write_text("\n".join(lines) + "\n")
+        words = ["miniupnpd", "-d", "-f", str(settings), "-P", str(settings.with_suffix(".pid"))]
+        process = self.net.start(self.namespace, *words, quiet=True)
+        wait_for_port(self.namespace, 5000)
+        return process
+
     def cut(self) -> None:
         """The line to the internet is gone, the LAN stays."""
         self.net.order({"cut": _device(self.public)})
@@ -121,6 +143,8 @@ class Internet:
 
     def __enter__(self) -> Internet:
         sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix="tether-test-")
+        self.folder = Path(self._folder.name)
         print(f"internet: seed {self.seed}")
         command = [sys.executable, "-m", "tests.net.wire", str(self._loss), self.seed]
         self._wire = subprocess.Popen(
@@ -140,6 +164,7 @@ class Internet:
                     pipe.close()
         for namespace in reversed(self._namespaces):
             namespace.close()
+        self._folder.cleanup()
 
     def public(self, purpose: str = "public", *, delay_ms: float = 0.0) -> Host:
         """A machine with a public address and no filter."""
@@ -162,13 +187,16 @@ class Internet:
         """One host behind a router of its own; None: public."""
         return self.router(kind, delay_ms=delay_ms).host() if kind else self.public(delay_ms=delay_ms)
 
-    def start(self, where: Namespace, *words: str, ready: bytes = b"") -> subprocess.Popen[bytes]:
+    def start(
+        self, where: Namespace, *words: str, ready: bytes = b"", quiet: bool = False
+    ) -> subprocess.Popen[bytes]:
         """A program in a namespace, killed at the end, or with this process. ready: its first line, waited for."""
         process = subprocess.Popen(
             where.command(*words),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if ready else subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if quiet else None,
             preexec_fn=die_with_parent,
         )
         self._processes.append(process)
@@ -205,6 +233,12 @@ class Internet:
 def die_with_parent() -> None:
     """Between fork and exec: the kernel kills the child when the thread that made it ends (prctl(2), option 1)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def wait_for_port(where: Namespace, port: int) -> None:
+    """Until something there listens on a TCP port; the test's time limit ends it."""
+    while f":{port} " not in where.run("ss", "-Hltn"):
+        time.sleep(0.01)
 
 
 def _device(address: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +38,7 @@ class Options(msgspec.Struct, frozen=True):
     swarm: str = "net"
     listen: tuple[str, ...] = (f"/ip4/0.0.0.0/tcp/{PORT}",)
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
+    mdns: bool = False
 
 
 class Count(Message, frozen=True):
@@ -77,6 +77,16 @@ class Node:
 
     async def op_addresses(self) -> Order:
         return {"peer": self.host.peer_id, "addresses": self.host.addresses()}
+
+    async def tell_addresses(self) -> None:
+        """Say each new list of own addresses; mapped: more than listened on at the start."""
+        told = start = self.host.addresses()
+        while True:
+            now = self.host.addresses()
+            if now != told:
+                say(event="addresses", first=now[0], addresses=now, mapped=len(now) > len(start))
+                told = now
+            await trio.sleep(0.05)
 
     async def op_connect(self, peer: str, addresses: list[str]) -> Order:
         began = trio.current_time()
@@ -123,30 +133,38 @@ async def obey(node: Node, order: Order) -> None:
         say(id=number, error=error.code.name, detail=error.detail)
 
 
+async def take_orders(node: Node, nursery: trio.Nursery) -> None:
+    stdin = trio.lowlevel.FdStream(0)
+    rest = b""
+    while read := await stdin.receive_some(LINE_BYTES):
+        *lines, rest = (rest + read).split(b"\n")
+        for line in lines:
+            nursery.start_soon(obey, node, json.loads(line))
+
+
 async def main(options: Options) -> None:
     swarm = make_swarm(options.count, name=options.swarm, now=MADE_AT)
-    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        host = await stack.enter_async_context(
-            open_host(
-                swarm.keys[options.number],
-                listen=options.listen,
-                swarm_id=swarm.swarm_id,
-                passport=lambda: swarm.passport(options.number),
-                admit=swarm.admit,
-                settings=HostSettings(**options.settings),
-            )
-        )
+    async with (
+        open_host(
+            swarm.keys[options.number],
+            listen=options.listen,
+            swarm_id=swarm.swarm_id,
+            passport=lambda: swarm.passport(options.number),
+            admit=swarm.admit,
+            settings=HostSettings(**options.settings),
+        ) as host,
+        trio.open_nursery() as nursery,
+    ):
+        if options.mdns:
+            nursery.start_soon(host.meet_neighbours)
         rpc = Rpc(host)
         await nursery.start(rpc.run)
         node = Node(host, rpc)
         say(event="ready", **await node.op_addresses())
-        stdin = trio.lowlevel.FdStream(0)
-        rest = b""
-        while read := await stdin.receive_some(LINE_BYTES):
-            *lines, rest = (rest + read).split(b"\n")
-            for line in lines:
-                nursery.start_soon(obey, node, json.loads(line))
+        nursery.start_soon(node.tell_addresses)
+        await take_orders(node, nursery)
         nursery.cancel_scope.cancel()
+    say(event="left")
 
 
 if __name__ == "__main__":

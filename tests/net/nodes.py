@@ -36,8 +36,9 @@ class Node:
         self.events: list[Order] = []
         self.process = process
         assert process.stdin is not None and process.stdout is not None
-        self._orders = trio.lowlevel.FdStream(os.dup(process.stdin.fileno()))
-        self._lines = trio.lowlevel.FdStream(os.dup(process.stdout.fileno()))
+        with process.stdin, process.stdout:
+            self._orders = trio.lowlevel.FdStream(os.dup(process.stdin.fileno()))
+            self._lines = trio.lowlevel.FdStream(os.dup(process.stdout.fileno()))
         self.peer = PeerId("")
         self.addresses: tuple[str, ...] = ()
         self._ids = count()
@@ -74,6 +75,11 @@ class Node:
                         return event
                 self._check()
                 await self._news.wait()
+
+    async def stop(self) -> None:
+        """Let it take leave, and wait until it has."""
+        await self._orders.aclose()
+        await self.event(event="left")
 
     def _check(self) -> None:
         if self._over:
