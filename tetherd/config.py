@@ -81,6 +81,8 @@ class Config(Section, frozen=True):
     """The ledger: sqlite (in the data directory), postgresql://… (the region's own), or memory (forgets at the end)."""
     idle_connections: int | None = None
     """Beyond so many, those to peers that were used longest ago are let go; none: 128, of an orchestrator 2048."""
+    require_keys: bool = False
+    """An orchestrator's: refuse requests without an API key also while it knows no tenants, as after a lost disk."""
     drain_s: float = 30.0
     """How long SIGTERM waits for running answers."""
     http: HttpConfig = HttpConfig()

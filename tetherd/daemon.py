@@ -77,7 +77,7 @@ class Daemon:
         self._stop = trio.Event()
         self._hasty = False
         self._store: Store | None = None
-        self._tenants = TenantDesk(data, now=time.time)
+        self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
         self._swarm: Swarm | None = None
         self._worker: Worker | None = None
         self._gateway: Gateway | None = None

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 import trio
 
-from p2p.errors import FORBIDDEN, TetherError
+from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, TetherError
 from p2p.identity import PeerId
 from p2p.membership import Member
 from p2p.messages import REGISTER, RegisterAnswer, RegisterRequest
@@ -37,6 +37,7 @@ class Registers:
         self._rpc = rpc
         self._desk = desk
         self._heard = trio.Event()
+        self._answered = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell and ask, until cancelled."""
@@ -51,9 +52,17 @@ class Registers:
             await trio.sleep(EVERY_S)
 
     async def heard(self) -> None:
-        """Wait until the others were asked once, but not for long."""
+        """Wait until the others were asked once, but not for long.
+
+        Raises TetherError(NO_ORCHESTRATOR) while there are others, none of them has answered yet, and this node knows
+        of no tenants: then it cannot tell whether a request needs a key, and says so rather than let everybody in.
+        """
         with trio.move_on_after(FIRST_S):
             await self._heard.wait()
+        alone = self._swarm.leaders() == [self._me]
+        if not (alone or self._answered or self._desk.register.tenants):
+            detail = "This orchestrator has not heard from the others yet who may ask."
+            raise TetherError(NO_ORCHESTRATOR, detail, retry_after_s=EVERY_S)
 
     async def _ask(self, peer: PeerId) -> None:
         try:
@@ -61,6 +70,7 @@ class Registers:
             await self._transport.connect(PeerAddress(peer, known.presence.addresses if known else ()))
             asked = RegisterRequest(self._desk.register.digest())
             answer = await self._rpc.ask(peer, REGISTER, asked, timeout_s=ASK_S)
+            self._answered = True
             if answer.records:
                 await self._desk.take(decode(answer.records, Records))
                 _log.info("register.joined", peer=peer)

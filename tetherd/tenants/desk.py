@@ -11,7 +11,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 
-from p2p.errors import FIELD_INVALID, NOT_FOUND, TetherError
+from p2p.errors import FIELD_INVALID, NOT_FOUND, UNAUTHENTICATED, TetherError
 from p2p.identity import PeerId
 from p2p.messages import PlacementRequest
 from tetherd.tenants.keys import KEY_ID_BYTES, SECRET_BYTES, TENANT, hash_of, make_key, prefix_of
@@ -56,13 +56,22 @@ class MemoryKeeper:
 
 
 class TenantDesk:
-    """now: unix seconds; draw: that many random bytes. A change is on the disk before it is true."""
+    """now: unix seconds; draw: that many random bytes. A change is on the disk before it is true.
+
+    require_keys: nobody is let in without a key, also while there are no tenants.
+    """
 
     def __init__(
-        self, keeper: Keeper, *, now: Callable[[], float], draw: Callable[[int], bytes] = os.urandom
+        self,
+        keeper: Keeper,
+        *,
+        now: Callable[[], float],
+        require_keys: bool = False,
+        draw: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._keeper = keeper
         self._now = now
+        self._require_keys = require_keys
         self._draw = draw
         self._turn = trio.Lock()
         self.register = Register.of(keeper.register())
@@ -71,6 +80,8 @@ class TenantDesk:
 
     async def admit(self, request: PlacementRequest, gateway: PeerId) -> None:
         """Raises TetherError(UNAUTHENTICATED | TENANT_FORBIDDEN)."""
+        if self._require_keys and not request.key_id:
+            raise TetherError(UNAUTHENTICATED, "This node lets nobody in without an API key.")
         now = self._now()
         key = self.register.check(request, gateway, now)
         if key is not None and (key.last_used is None or now - key.last_used >= USED_EVERY_S):

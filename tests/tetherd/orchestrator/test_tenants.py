@@ -8,7 +8,7 @@ import trio.testing
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from p2p.errors import FORBIDDEN, UNAUTHENTICATED, TetherError
+from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, UNAUTHENTICATED, TetherError
 from p2p.messages import PLACE, REGISTER, Placement, PlacementRequest, RegisterRequest
 from tests.tetherd.orchestrator.region import FakeSwarm, Region, region, tell
 from tetherd.orchestrator.registers import EVERY_S, Registers
@@ -67,6 +67,34 @@ async def test_candidates_learn_of_keys_and_revocations_from_each_other(autojump
         await trio.sleep(EVERY_S * 2)
         assert desk.register.keys[key.key_id].revoked is not None
         nursery.cancel_scope.cancel()
+
+
+async def test_a_candidate_that_reached_none_of_the_others_lets_nobody_in_unless_it_is_alone(
+    autojump_clock: MockClock,
+) -> None:
+    async with region() as here, trio.open_nursery() as nursery:
+        other = await here.start("another candidate", "orchestrator")
+        gone = await here.start("a third one", "orchestrator")
+        here.world.kill(gone.peer)
+        swarm = FakeSwarm("eu", [gone.peer, other.peer], View(other.peer))
+        tell(swarm.view, gone, None)
+        desk = TenantDesk(MemoryKeeper(), now=lambda: 0.0)
+        registers = Registers(other.peer, swarm, other.network, other.rpc, desk)
+        await nursery.start(registers.run)
+        with pytest.raises(TetherError) as caught:
+            await registers.heard()
+        assert caught.value.code is NO_ORCHESTRATOR and caught.value.retry_after_s
+        swarm.ranked[:] = [other.peer]
+        await registers.heard()
+        nursery.cancel_scope.cancel()
+
+
+async def test_where_keys_are_required_nobody_is_let_in_without_one_even_before_the_first_tenant() -> None:
+    async with region() as here:
+        desk = TenantDesk(MemoryKeeper(), now=lambda: 0.0, require_keys=True)
+        with pytest.raises(TetherError) as caught:
+            await desk.admit(here.gateway.wanted(), here.gateway.node.peer)
+        assert caught.value.code is UNAUTHENTICATED
 
 
 async def test_only_an_orchestrator_of_the_region_is_shown_the_register() -> None:
