@@ -21,7 +21,7 @@ BELOW: Final = {
 ROLES: Final = ("tetherd.gateway", "tetherd.orchestrator", "inference.worker")
 CONTRACTS: Final = ("tetherd.gateway.answer",)
 """What a role shows to the rest of the house: types and protocols, no behaviour."""
-COMPOSITION_ROOT: Final = "tetherd.daemon"
+COMPOSITION_ROOT: Final = "tetherd.duties"
 LIBP2P_SHELL: Final = ("p2p.host", "p2p.libp2p_*")
 SLOW_TO_IMPORT: Final = ("libp2p", "tetherd.http", "starlette", "hypercorn", "llama_cpp", "torch")
 
@@ -56,7 +56,7 @@ def test_a_role_never_imports_another() -> None:
     ] == []
 
 
-def test_only_the_daemon_knows_all_roles() -> None:
+def test_only_a_daemons_duties_know_all_roles() -> None:
     known: dict[str, set[str]] = {}
     for seen in imports():
         if other := role(seen.imported):

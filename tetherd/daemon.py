@@ -2,8 +2,8 @@
 
     data directory > engines > host > rpc > membership > swarm > roles > shim and admin socket
 
-Only this file knows all the roles. A part that fails ends the daemon with one clear sentence; SIGTERM drains it,
-a second signal stops it at once.
+What the node does for the swarm, role by role, is in tetherd/duties.py. A part that fails ends the daemon with one
+clear sentence; SIGTERM drains it, a second signal stops it at once.
 """
 
 from __future__ import annotations
@@ -16,39 +16,31 @@ from typing import Final
 import structlog
 import trio
 
-from inference.worker import Worker
 from p2p.host import HostSettings, open_host
 from p2p.host.host import Host
 from p2p.host.settings import DEFAULTS
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Member, Papers, admit, check_credential, read_ticket
-from p2p.messages import ROLES, HealthReport, Role
+from p2p.membership import Papers, admit, check_credential, read_ticket
+from p2p.messages import ROLES, Role
 from p2p.rpc import Rpc
 from p2p.transport import Network, PeerAddress
 from tetherd import __version__
 from tetherd.admin import build_admin
 from tetherd.config import Config, parse_bind
 from tetherd.data_dir import DataDir, Standing
+from tetherd.duties import Duties, Node
 from tetherd.gateway.absent import NoGateway
 from tetherd.gateway.answer import ModelSummary
-from tetherd.gateway.gateway import Gateway
 from tetherd.gateway.models import summarize
-from tetherd.gateway.replay import Replays
-from tetherd.gateway.secrets import local_secret
 from tetherd.http.app import HttpSettings, build_app
 from tetherd.http.serve import serve, serve_unix, until_set
 from tetherd.issuer import IssuerDesk, orchestrators_in, other_issuers
 from tetherd.joining import Passport, Plan, addresses_in, enrol, found, plan, reach_swarm, restored
 from tetherd.models import ModelHouse
 from tetherd.operator import DaemonOperator
-from tetherd.orchestrator.orchestrator import Orchestrator
 from tetherd.phases import Phases
 from tetherd.renewal import Renewal
-from tetherd.store import open_store
-from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
-from tetherd.tenants.desk import TenantDesk
-from tetherd.tenants.routes import tenant_routes
 from topics.settings import SwarmSettings
 from topics.swarm import Swarm
 
@@ -69,18 +61,14 @@ class Daemon:
         self._phases = phases
         self._data = data
         self._key = key
-        self._incarnation = data.next_incarnation(time.time())
         self._metrics = Metrics()
         self._models = ModelHouse(config.worker, phases)
+        self._duties = Duties(config, data, key, self._models, self._metrics)
         self._state = "starting"
         self._roles: tuple[Role, ...] = ()
         self._stop = trio.Event()
         self._hasty = False
-        self._store: Store | None = None
-        self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
         self._swarm: Swarm | None = None
-        self._worker: Worker | None = None
-        self._gateway: Gateway | None = None
 
     def _idle_connections(self) -> int:
         """An orchestrator hears the health of a region's 2,000 workers, each at least every 40 s."""
@@ -109,7 +97,7 @@ class Daemon:
                 try:
                     await self._live(network, chosen, passport)
                 finally:
-                    await self._close_store()
+                    await self._duties.close()
             nursery.cancel_scope.cancel()
         return 1 if self._hasty else 0
 
@@ -130,8 +118,8 @@ class Daemon:
             await parts.start(swarm.run)
             desk.open(standing)
             parts.start_soon(self._renewal(rpc, desk, standing, papers, passport).run)
-            orchestrator = await self._take_roles(parts, network, rpc, papers, swarm, roles)
-            url = await self._serve(parts, network, swarm, desk, standing, orchestrator)
+            await self._duties.take(parts, Node(network, rpc, papers, swarm), roles)
+            url = await self._serve(parts, network, swarm, desk, standing)
             await self._wait_joined(swarm)
             self._state = "ready"
             self._phases.reached("ready", f"at {url}")
@@ -194,9 +182,9 @@ class Daemon:
             papers,
             region=self._config.region,
             roles=roles,
-            incarnation=self._incarnation,
+            incarnation=self._duties.incarnation,
             settings=SwarmSettings(),
-            health=self._health,
+            health=self._duties.health,
             metrics=self._metrics.swarm,
             version=__version__,
         )
@@ -214,68 +202,6 @@ class Daemon:
                 f"No orchestrator of region {swarm.region} is known yet; this node goes on looking."
             )
         self._phases.reached("region", swarm.region)
-
-    # ── The roles ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _take_roles(
-        self,
-        parts: trio.Nursery,
-        network: Network,
-        rpc: Rpc,
-        papers: Papers,
-        swarm: Swarm,
-        roles: tuple[Role, ...],
-    ) -> Orchestrator | None:
-        orchestrator = None
-        if "orchestrator" in roles:
-            store = self._store = await open_store(self._config.store, self._data.ledger)
-            orchestrator = Orchestrator(
-                self._key,
-                papers,
-                swarm,
-                network,
-                rpc,
-                store,
-                now=store.now,
-                metrics=self._metrics.orchestrator,
-                desk=self._tenants,
-            )
-            await parts.start(orchestrator.run)
-        if "gateway" in roles:
-            swarm_id = papers.member.certificate.swarm_id
-            replays = Replays(self._data.replays, local_secret(self._key), now=time.time)
-            self._gateway = Gateway(
-                self._key, swarm_id, network, rpc, swarm, replays, metrics=self._metrics.gateway
-            )
-            await parts.start(self._gateway.run)
-        if "worker" in roles:
-            await self._models.wait()
-            self._worker = self._lend(network, rpc, papers, swarm)
-            await parts.start(self._worker.run)
-            await swarm.announce_models()
-        return orchestrator
-
-    def _lend(self, network: Network, rpc: Rpc, papers: Papers, swarm: Swarm) -> Worker:
-        def admission(peer: PeerId) -> Member | None:
-            """This node is a member to itself: its gateway may call its worker."""
-            shown = papers.member if peer == papers.member.peer else network.admission(peer)
-            return shown if isinstance(shown, Member) else None
-
-        return Worker(
-            self._key,
-            self._incarnation,
-            rpc,
-            admission,
-            papers.member.certificate.swarm_id,
-            self._config.region,
-            self._models.loaded,
-            now=time.time,
-            leaders=swarm.leaders,
-            metrics=self._metrics.worker,
-        )
-
-    def _health(self) -> HealthReport | None:
-        return self._worker.health() if self._worker else None
 
     # ── Letting others in ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -316,11 +242,10 @@ class Daemon:
         swarm: Swarm,
         desk: IssuerDesk,
         standing: Standing,
-        orchestrator: Orchestrator | None,
     ) -> str:
         http = self._config.http
         settings = HttpSettings(http.max_body_bytes, http.allowed_hosts, http.allowed_origins)
-        app = build_app(self._gateway or NoGateway(), settings, self._metrics.text)
+        app = build_app(self._duties.gateway or NoGateway(), settings, self._metrics.text)
         host, port = parse_bind(http.bind)
         url: str = await parts.start(until_set(serve, app, host, port, self._stop))
 
@@ -332,7 +257,7 @@ class Daemon:
             swarm=swarm,
             swarm_id=standing.swarm_id,
             desk=desk,
-            orchestrator=orchestrator,
+            orchestrator=self._duties.orchestrator,
             http=url,
             began=trio.current_time(),
             served=served,
@@ -340,10 +265,8 @@ class Daemon:
             start_drain=lambda: self._start_drain(parts),
             now=trio.current_time,
         )
-        more = tenant_routes(self._tenants) if orchestrator else ()
-        await parts.start(
-            until_set(serve_unix, build_admin(operator, more), self._data.control_socket, self._stop)
-        )
+        admin = build_admin(operator, self._duties.admin_routes())
+        await parts.start(until_set(serve_unix, admin, self._data.control_socket, self._stop))
         self._data.write_http_addr(url)
         return url
 
@@ -361,30 +284,20 @@ class Daemon:
         if self._state == "ready":
             self._state = "draining"
             nursery.start_soon(self._drain)
-        return self._gateway.running if self._gateway else 0
+        return self._duties.running
 
     async def _drain(self) -> None:
-        running = self._gateway.running if self._gateway else 0
+        running = self._duties.running
         _log.info("daemon.draining", limit_s=self._config.drain_s, running=running)
         self._phases.reached("draining", f"{running} answers to finish; a second signal stops at once")
         assert self._swarm is not None
         await self._swarm.set_state("draining")
         with trio.move_on_after(self._config.drain_s):
-            async with trio.open_nursery() as leaving:
-                if self._gateway is not None:
-                    leaving.start_soon(self._gateway.drain)
-                if self._worker is not None:
-                    leaving.start_soon(self._worker.drain, self._config.drain_s)
+            await self._duties.drain(self._config.drain_s)
         await self._swarm.set_state("leaving")
         _log.info("daemon.left")
         self._phases.reached("left", "the others know")
         self._stop.set()
-
-    async def _close_store(self) -> None:
-        """What was accepted is on the disk already; this folds the write-ahead log into the file."""
-        if self._store is not None:
-            with trio.CancelScope(shield=True):
-                await self._store.close()
 
     async def _remember(self, swarm: Swarm) -> None:
         while True:

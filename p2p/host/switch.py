@@ -1,4 +1,4 @@
-"""The connections of a node: listening, dialling, one connection a peer, and who may open what.
+"""The connections of a node: listening, dialling, and who may open what. p2p/host/registry.py keeps those that stand.
 
     handshake ── admitted? ──> muxer ── registered ──> streams
         └ no: the socket closes, nothing was spoken
@@ -18,11 +18,10 @@ import trio
 
 from p2p.errors import TetherError
 from p2p.host.addresses import AddressBook, TcpAddress, announced
-from p2p.host.audience import Audience
 from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
-from p2p.host.idle import Held, let_go
+from p2p.host.registry import Registry
 from p2p.host.scores import BREACH, MEMBER_LIMIT, Door, Scores, network_of
 from p2p.host.settings import HostSettings
 from p2p.host.sockets import Dial, Listening, listen
@@ -30,7 +29,7 @@ from p2p.host.streams import MuxedStream, unreachable
 from p2p.host.yamux.budget import HOST_GROWTH_BYTES, Budget
 from p2p.identity import PeerId
 from p2p.membership import Admission
-from p2p.transport import CONTROL, LastUse, PeerAddress, PeerWatcher, StreamHandler
+from p2p.transport import CONTROL, PeerAddress, PeerWatcher, StreamHandler
 
 SIMULTANEOUS_S: Final = 5.0
 """As long as a dial may take: an older connection was not made in a race with the one that arrives."""
@@ -66,16 +65,17 @@ class Switch:
     ) -> None:
         self.own = own
         self.book = AddressBook()
-        self._audience = Audience()
-        self.listeners = self._audience.errands
-        self.uses: list[LastUse] = []
+        self._standing = Registry(settings, idle_connections)
+        self.listeners = self._standing.audience.errands
+        self.uses = self._standing.uses
+        self.disconnect = self._standing.part
+        self.peers = self._standing.peers
+        self.connected = self._standing.connected
         self.elsewhere: list[Callable[[], Iterable[TcpAddress]]] = []
         self._gate = gate
-        self._idle_connections = idle_connections
         self._settings = settings
         self._handlers: dict[str, RawHandler] = {}
         self._guest_handlers: dict[str, RawHandler] = {}
-        self._connections: dict[PeerId, Connection] = {}
         self._dialling: dict[PeerId, _Dialling] = {}
         self._shaking: set[PeerId] = set()
         self._bound: list[Listening] = []
@@ -83,7 +83,6 @@ class Switch:
         self._door = Door()
         self._breaches = Scores(MEMBER_LIMIT)
         self._strangers = trio.CapacityLimiter(settings.max_strangers)
-        self._news = trio.lowlevel.ParkingLot()
         self._tasks: trio.Nursery | None = None
         self._closing = False
 
@@ -100,10 +99,9 @@ class Switch:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
             async with trio.open_nursery() as self._tasks:
-                self._tasks.start_soon(self._keep_alive)
+                self._tasks.start_soon(self._standing.run)
                 for one in self._bound:
                     self._tasks.start_soon(trio.serve_listeners, self._accept, [one.listener])
-                self._tasks.start_soon(self._keep_budget)
                 task_status.started()
         finally:
             self._tasks = None
@@ -111,24 +109,7 @@ class Switch:
     async def close(self) -> None:
         """Take leave of every peer, so that what was just written still arrives."""
         self._closing = True
-        async with trio.open_nursery() as nursery:
-            for connection in list(self._connections.values()):
-                nursery.start_soon(connection.close)
-
-    async def _keep_budget(self) -> None:
-        """Part from those that were used longest ago while there are too many."""
-        while True:
-            await trio.sleep(self._settings.idle_check_s)
-            budget = self._idle_connections()
-            if len(self._connections) > budget:
-                held = [
-                    Held(peer, one.born, max(one.used, *(use(peer) for use in self.uses), one.born))
-                    for peer, one in self._connections.items()
-                    if not one.guest
-                ]
-                for peer in let_go(held, budget, trio.current_time()):
-                    _log.debug("idle connection let go", peer=peer)
-                    await self.disconnect(peer)
+        await self._standing.part_from_all()
 
     # ── What the node asks ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,24 +145,17 @@ class Switch:
         return tuple(self._handlers)
 
     def watch(self, watcher: PeerWatcher) -> None:
-        self._audience.watchers.append(watcher)
-
-    def peers(self) -> frozenset[PeerId]:
-        return frozenset(peer for peer, connection in self._connections.items() if not connection.guest)
-
-    def connected(self, peer: PeerId) -> bool:
-        connection = self._connections.get(peer)
-        return connection is not None and connection.open
+        self._standing.audience.watchers.append(watcher)
 
     def admission(self, peer: PeerId) -> Admission | None:
-        connection = self._connections.get(peer)
+        connection = self._standing.of(peer)
         return connection.admission if connection else None
 
     async def connect(self, address: PeerAddress) -> None:
         """Dial unless connected; whoever asks meanwhile waits for the same dial."""
         peer = address.peer
         self.book.learn(peer, address.addresses)
-        standing = self._connections.get(peer)
+        standing = self._standing.of(peer)
         if standing is not None and standing.open:
             await trio.lowlevel.checkpoint()
             return
@@ -199,20 +173,12 @@ class Switch:
             failure = dialling.failure
             raise TetherError(failure.code, failure.detail, field=failure.field) from failure
 
-    async def disconnect(self, peer: PeerId) -> None:
-        connection = self._connections.get(peer)
-        if connection is None:
-            await trio.lowlevel.checkpoint()
-            return
-        self._forget(connection)
-        await connection.close()
-
     async def open(
         self, peer: PeerId, protocols: Sequence[str], priority: int = CONTROL
     ) -> tuple[MuxedStream, str]:
         """Open a stream, dialling first if need be. Raises TetherError(UNREACHABLE), NotOffered among them."""
         await self.connect(PeerAddress(peer))
-        connection = self._connections.get(peer)
+        connection = self._standing.of(peer)
         if connection is None:
             raise unreachable(f"The connection to {peer} broke.")
         with trio.move_on_after(self._settings.stream_s):
@@ -275,7 +241,7 @@ class Switch:
         with trio.move_on_after(RIVAL_S if self.own > peer else 0):
             await trio.sleep(ACCEPT_S)
             while not self.connected(peer) and self._strangers.borrowed_tokens:
-                await self._news.park()
+                await self._standing.news.park()
         return self.connected(peer)
 
     # ── Being dialled ────────────────────────────────────────────────────────────────────────────────────────────
@@ -295,10 +261,10 @@ class Switch:
             self._enter(connection)
             await self._carry(connection)
         finally:
-            self._news.unpark_all()
+            self._standing.news.unpark_all()
 
     async def _admit(self, raw: trio.abc.Stream) -> Connection:
-        full = len(self._connections) >= self._settings.max_connections
+        full = len(self._standing) >= self._settings.max_connections
         if self._closing or full or not self._strangers.available_tokens:
             raise unreachable("This node takes no more connections now.")
         network = _network(raw)
@@ -330,25 +296,16 @@ class Switch:
     def _mine_stands(self, peer: PeerId) -> bool:
         if self.own > peer:
             return False
-        standing = self._connections.get(peer)
+        standing = self._standing.of(peer)
         young = standing is not None and trio.current_time() - standing.born < SIMULTANEOUS_S
         return peer in self._shaking or (young and standing is not None and standing.outbound)
 
     # ── Connections ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _enter(self, connection: Connection) -> None:
-        """Register a connection, in place of an older one of the same peer."""
         assert self._tasks is not None
-        peer = connection.peer
-        older = self._connections.get(peer)
-        if older is not None:
-            self._forget(older)
-            self._tasks.start_soon(older.close)
-        self._connections[peer] = connection
-        connection.spoken = self.book.spoken(peer)
-        self._news.unpark_all()
-        if not connection.guest:
-            self._audience.up(peer, self._tasks)
+        self._standing.enter(connection, self._tasks)
+        connection.spoken = self.book.spoken(connection.peer)
 
     async def _carry(self, connection: Connection) -> None:
         assert self._tasks is not None
@@ -366,20 +323,7 @@ class Switch:
             self._breaches.mark(connection.peer, BREACH, trio.current_time())
             _log.warning("peer dropped", peer=connection.peer, detail=str(fault))
         finally:
-            self._forget(connection)
-
-    async def _keep_alive(self) -> None:
-        patience_s = self._settings.silence_s
-        while True:
-            await trio.sleep(patience_s / 4)
-            for connection in list(self._connections.values()):
-                connection.muxer.keep_alive(trio.current_time(), patience_s)
-
-    def _forget(self, connection: Connection) -> None:
-        if self._connections.get(connection.peer) is connection:
-            del self._connections[connection.peer]
-            if not connection.guest:
-                self._audience.down(connection.peer)
+            self._standing.forget(connection)
 
 
 def _network(raw: trio.abc.Stream) -> str:

@@ -108,7 +108,8 @@ async def test_thousands_of_streams_that_say_nothing_cost_their_opener_alone() -
         calls = await alice.open_stream(bob.peer_id, ECHO)
         link = await muxed(bob, swarm)
         await send(link, b"".join(header(WINDOW_UPDATE, SYN, 2 * n + 1, 0) for n in range(10_000)))
-        connection = bob._switch._connections[swarm.keys[MALLORY].node_id]
+        connection = bob._switch._standing.of(swarm.keys[MALLORY].node_id)
+        assert connection is not None
         await until(lambda: connection.muxer.session._highest == 19_999)
         assert len(connection.muxer.session.flows) <= 2 * MAX_STREAMS
         await calls.write(b"honest")

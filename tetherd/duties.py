@@ -1,0 +1,147 @@
+"""What a node does for the swarm: the parts behind its roles, opened in their order, drained together.
+
+orchestrator (with its ledger) > gateway > worker, which lends what the engines loaded
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+from starlette.routing import Route
+
+from inference.worker import Worker
+from p2p.host.host import Host
+from p2p.identity import NodeKey, PeerId
+from p2p.membership import Member, Papers
+from p2p.messages import HealthReport, Role
+from p2p.rpc import Rpc
+from tetherd.config import Config
+from tetherd.data_dir import DataDir
+from tetherd.gateway.gateway import Gateway
+from tetherd.gateway.replay import Replays
+from tetherd.gateway.secrets import local_secret
+from tetherd.models import ModelHouse
+from tetherd.orchestrator.orchestrator import Orchestrator
+from tetherd.store import open_store
+from tetherd.store.protocol import Store
+from tetherd.telemetry.metrics import Metrics
+from tetherd.tenants.desk import TenantDesk
+from tetherd.tenants.routes import tenant_routes
+from topics.swarm import Swarm
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A member that has entered its swarm: what every role stands on."""
+
+    network: Host
+    rpc: Rpc
+    papers: Papers
+    swarm: Swarm
+
+    def member(self, peer: PeerId) -> Member | None:
+        """Who a connected peer is. A node is a member to itself: its gateway may call its worker."""
+        own = self.papers.member
+        shown = own if peer == own.peer else self.network.admission(peer)
+        return shown if isinstance(shown, Member) else None
+
+
+class Duties:
+    """`take` opens the parts of the roles that the node was given; what it was not given stays None."""
+
+    def __init__(
+        self, config: Config, data: DataDir, key: NodeKey, models: ModelHouse, metrics: Metrics
+    ) -> None:
+        self.incarnation = data.next_incarnation(time.time())
+        self.orchestrator: Orchestrator | None = None
+        self.gateway: Gateway | None = None
+        self._worker: Worker | None = None
+        self._store: Store | None = None
+        self._config = config
+        self._data = data
+        self._key = key
+        self._models = models
+        self._metrics = metrics
+        self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
+
+    async def take(self, parts: trio.Nursery, node: Node, roles: Sequence[Role]) -> None:
+        """Returns when every part serves. A worker waits for its models here."""
+        if "orchestrator" in roles:
+            await self._orchestrate(parts, node)
+        if "gateway" in roles:
+            await self._open_gateway(parts, node)
+        if "worker" in roles:
+            await self._lend(parts, node)
+
+    async def _orchestrate(self, parts: trio.Nursery, node: Node) -> None:
+        store = self._store = await open_store(self._config.store, self._data.ledger)
+        self.orchestrator = Orchestrator(
+            self._key,
+            node.papers,
+            node.swarm,
+            node.network,
+            node.rpc,
+            store,
+            now=store.now,
+            metrics=self._metrics.orchestrator,
+            desk=self._tenants,
+        )
+        await parts.start(self.orchestrator.run)
+
+    async def _open_gateway(self, parts: trio.Nursery, node: Node) -> None:
+        self.gateway = Gateway(
+            self._key,
+            node.papers.member.certificate.swarm_id,
+            node.network,
+            node.rpc,
+            node.swarm,
+            Replays(self._data.replays, local_secret(self._key), now=time.time),
+            metrics=self._metrics.gateway,
+        )
+        await parts.start(self.gateway.run)
+
+    async def _lend(self, parts: trio.Nursery, node: Node) -> None:
+        await self._models.wait()
+        self._worker = Worker(
+            self._key,
+            self.incarnation,
+            node.rpc,
+            node.member,
+            node.papers.member.certificate.swarm_id,
+            self._config.region,
+            self._models.loaded,
+            now=time.time,
+            leaders=node.swarm.leaders,
+            metrics=self._metrics.worker,
+        )
+        await parts.start(self._worker.run)
+        await node.swarm.announce_models()
+
+    def health(self) -> HealthReport | None:
+        return self._worker.health() if self._worker else None
+
+    @property
+    def running(self) -> int:
+        """Answers that clients of this node wait for."""
+        return self.gateway.running if self.gateway else 0
+
+    def admin_routes(self) -> Sequence[Route]:
+        """What the admin socket serves for the roles; the rest is the daemon's."""
+        return tenant_routes(self._tenants) if self.orchestrator else ()
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no new work, finish what runs."""
+        async with trio.open_nursery() as leaving:
+            if self.gateway is not None:
+                leaving.start_soon(self.gateway.drain)
+            if self._worker is not None:
+                leaving.start_soon(self._worker.drain, limit_s)
+
+    async def close(self) -> None:
+        """What was accepted is on the disk already; this folds the write-ahead log into the file."""
+        if self._store is not None:
+            with trio.CancelScope(shield=True):
+                await self._store.close()
