@@ -1,12 +1,13 @@
-"""One answer on its way to one client: the wait for a status, the events, the keepalive, the client that leaves.
+"""One request's answers on their way to its client: the status, the events, the keepalive, the client that leaves.
 
 All of it runs in one task's nursery, so that whatever ends it (the end, an error, the client's disconnect, the
-server's shutdown) leaves the answer's context and with it frees the worker's slot.
+server's shutdown) leaves the answers' contexts and with them frees the workers' slots.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -14,15 +15,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from p2p.errors import TetherError
-from tetherd.gateway.answer import Answer, Delta, End, Inference, Started
+from tetherd.gateway.answer import Answer, Delta, Inference, Started
 from tetherd.http import responses
 from tetherd.http.requests import Parsed
-from tetherd.http.responses import Kind, Writer
+from tetherd.http.responses import Choice, Kind, Page, Writer
 
 ACCEPT_WAIT_S: Final = 2.0
 """How long a status waits for a worker's word: errors before that have a status, later ones are events."""
 KEEPALIVE_S: Final = 10.0
 """Proxies cut what is silent for 30 to 60 seconds."""
+AT_ONCE: Final = 8
+"""Of one request's choices, each a job of its own: a hundred must not take every slot of a region."""
 
 _STREAM_HEADERS: Final = {
     "content-type": "text/event-stream",
@@ -43,13 +46,16 @@ def error_response(error: TetherError, headers: dict[str, str] | None = None) ->
 
 
 class AnswerResponse(Response):
-    """Submits a parsed request and answers it, whole or as server-sent events."""
+    """Submits a parsed request and answers it, whole or as server-sent events, with all of its choices."""
 
     def __init__(self, inference: Inference, kind: Kind, parsed: Parsed) -> None:
         super().__init__()
         self._inference = inference
         self._kind = kind
         self._parsed = parsed
+        self._choices = [
+            Choice(index, submission, echo=parsed.echo) for index, submission in enumerate(parsed.submissions)
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = _EventStream(send)
@@ -67,49 +73,101 @@ class AnswerResponse(Response):
                 await stream.close()
             nursery.cancel_scope.cancel()
 
+    async def _each(self, follow: Callable[[Choice, Answer], Awaitable[None]]) -> None:
+        """Have every choice answered, AT_ONCE at a time. The first that fails ends the others and is raised."""
+        limit, failures = trio.CapacityLimiter(AT_ONCE), list[TetherError]()
+
+        async def one(choice: Choice) -> None:
+            async with limit:
+                try:
+                    async with self._inference.submit(choice.submission) as answer:
+                        await follow(choice, answer)
+                except TetherError as error:
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for choice in self._choices:
+                nursery.start_soon(one, choice)
+        if failures:
+            raise failures[0]
+
     async def _whole(self) -> Response:
-        deltas: list[Delta] = []
+        async def follow(choice: Choice, answer: Answer) -> None:
+            async for item in answer:
+                choice.take(item)
+            choice.started = await answer.started()
+
         try:
-            async with self._inference.submit(self._parsed.submission) as answer:
-                async for item in answer:
-                    match item:
-                        case Delta():
-                            deltas.append(item)
-                        case End():
-                            writer = Writer.of(self._kind, await answer.started())
-                            body = writer.whole(deltas, item)
-                            return Response(body, 200, writer.headers(), "application/json")
+            await self._each(follow)
         except TetherError as error:
             return error_response(error)
-        raise AssertionError("the answer had neither an end nor an error")
+        page = Page(self._kind, self._choices[0].begun)
+        return Response(page.whole(self._choices), 200, page.headers(), "application/json")
 
     async def _stream(self, stream: _EventStream, nursery: trio.Nursery) -> Response | None:
         """Write the events; or return what is answered instead, while there is no status yet."""
+        opening = _Opening(stream, self._kind)
+        nursery.start_soon(opening.run)
+        left = len(self._choices)
+
+        async def follow(choice: Choice, answer: Answer) -> None:
+            nonlocal left
+            choice.started = await answer.started()
+            writer = Writer(await opening.page(choice.started), choice)
+            await stream.write(writer.opening())
+            async for item in answer:
+                choice.count(item)
+                if isinstance(item, Delta):
+                    await stream.write(writer.piece(item))
+            left -= 1
+            if left:
+                await stream.write(writer.finish())
+            else:
+                await stream.write(writer.ending(self._choices, include_usage=self._parsed.include_usage))
+
         try:
-            async with self._inference.submit(self._parsed.submission) as answer:
-                await self._write_events(answer, stream, nursery)
+            await self._each(follow)
         except TetherError as error:
+            opening.end()
             if not stream.open:
                 return error_response(error)
             await stream.write(responses.error_event(error))
         return None
 
-    async def _write_events(self, answer: Answer, stream: _EventStream, nursery: trio.Nursery) -> None:
-        started: Started | None = None
-        with trio.move_on_after(ACCEPT_WAIT_S):
-            started = await answer.started()
-        await stream.start(Writer.of(self._kind, started).headers() if started else {})
-        if started is None:
-            await stream.write(responses.WAITING)
-        nursery.start_soon(stream.keep_alive)
-        writer = Writer.of(self._kind, started or await answer.started())
-        await stream.write(writer.opening())
-        async for item in answer:
-            match item:
-                case Delta():
-                    await stream.write(writer.piece(item))
-                case End():
-                    await stream.write(writer.ending(item, include_usage=self._parsed.include_usage))
+
+class _Opening:
+    """The status goes out once the first answer has started, or ACCEPT_WAIT_S after the request; then comments."""
+
+    def __init__(self, stream: _EventStream, kind: Kind) -> None:
+        self._stream = stream
+        self._kind = kind
+        self._page: Page | None = None
+        self._begun = trio.Event()
+        self._sent = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        with self._scope:
+            with trio.move_on_after(ACCEPT_WAIT_S):
+                await self._begun.wait()
+            await self._stream.start(self._page.headers() if self._page else {})
+            if self._page is None:
+                await self._stream.write(responses.WAITING)
+            self._sent.set()
+            await self._stream.keep_alive()
+
+    async def page(self, started: Started) -> Page:
+        """What the events of all choices stand on: the id and headers of whichever started first."""
+        if self._page is None:
+            self._page = Page(self._kind, started)
+            self._begun.set()
+        await self._sent.wait()
+        return self._page
+
+    def end(self) -> None:
+        """Nothing more is said by itself; whether a status went out is in `stream.open`."""
+        self._scope.cancel()
 
 
 class _Watch:
@@ -144,8 +202,9 @@ class _EventStream:
 
     async def start(self, headers: dict[str, str]) -> None:
         raw = [(name.encode(), value.encode()) for name, value in {**_STREAM_HEADERS, **headers}.items()]
-        await self._send({"type": "http.response.start", "status": 200, "headers": raw})
-        self.open = True
+        async with self._turn:
+            self.open = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def write(self, data: bytes) -> None:
         if not data:

@@ -8,6 +8,7 @@ import msgspec
 
 from tetherd import __version__
 from tetherd.http.requests import (
+    MAX_CHOICES,
     MAX_IDEMPOTENCY_KEY_CHARS,
     MAX_MODEL_CHARS,
     MAX_TOKENS,
@@ -59,6 +60,13 @@ _SAMPLING: Final[_Schema] = {
         "description": "the same seed gives the same text on the same build of a worker",
     },
     "stop": {"oneOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]},
+    "n": {"type": "integer", "minimum": 1, "maximum": MAX_CHOICES, "default": 1},
+}
+_PROMPT: Final[_Schema] = {
+    "oneOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_CHOICES},
+    ]
 }
 _MESSAGE: Final = _object(
     {
@@ -80,7 +88,9 @@ _SCHEMAS: Final[_Schema] = {
     "ChatRequest": _object(
         {**_SAMPLING, "messages": {"type": "array", "items": _MESSAGE, "minItems": 1}}, "model", "messages"
     ),
-    "CompletionRequest": _object({**_SAMPLING, "prompt": {"type": "string"}}, "model", "prompt"),
+    "CompletionRequest": _object(
+        {**_SAMPLING, "prompt": _PROMPT, "echo": {"type": "boolean", "default": False}}, "model", "prompt"
+    ),
     "Answer": _object(
         {
             "id": {"type": "string"},
@@ -96,6 +106,7 @@ _SCHEMAS: Final[_Schema] = {
                     "attempts": {"type": "integer"},
                     "workers": {"type": "array", "items": {"type": "string"}},
                     "tokens": {"type": "array", "items": {"type": "integer"}},
+                    "jobs": {"type": "array", "items": {"type": "string"}},
                 }
             ),
         },

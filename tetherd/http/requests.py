@@ -7,22 +7,26 @@ that change nothing (user, metadata, store) pass.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NamedTuple
+
+from msgspec import structs
 
 from p2p.content import ChatMessage
 from p2p.errors import FIELD_INVALID, TetherError
 from tetherd.gateway.answer import Submission
 from tetherd.http.fields import Fields, check_text, read_object
 from tetherd.http.sampling import FIELDS as SAMPLING_FIELDS
-from tetherd.http.sampling import parse_sampling
+from tetherd.http.sampling import INT64, parse_sampling
 from tetherd.tenants.keys import MARK, KeyProof, read_key
 
 LOCAL_TENANT: Final = "local"
 MAX_TOKENS: Final = 1_000_000
 MAX_MESSAGES: Final = 4_096
 MAX_MODEL_CHARS: Final = 256
+MAX_CHOICES: Final = 128
+"""OpenAI's own limit of n; here prompts times n."""
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 255
 
 _ROLES: Final[dict[str, Literal["system", "user", "assistant"]]] = {
@@ -32,7 +36,7 @@ _ROLES: Final[dict[str, Literal["system", "user", "assistant"]]] = {
     "assistant": "assistant",
 }
 _READ: Final = frozenset(
-    {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"} | SAMPLING_FIELDS
+    {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"} | SAMPLING_FIELDS
 )
 _WITHOUT_EFFECT: Final = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "parallel_tool_calls"}
@@ -44,9 +48,7 @@ _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "n": (1,),
     "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
     "modalities": (["text"],),
     "audio": (),
@@ -61,61 +63,81 @@ _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A submission, and how the client wants its answer."""
+    """One submission for each answer that is asked for, and how the client wants them. echo: the prompts, too."""
 
-    submission: Submission
+    submissions: tuple[Submission, ...]
     stream: bool
     include_usage: bool
+    echo: bool = False
 
 
 def parse_chat(body: bytes, headers: Mapping[str, str]) -> Parsed:
     """Read the body of /v1/chat/completions. Raises TetherError naming the field."""
     fields = Fields(read_object(body))
     _check_names(fields, "messages")
-    return _parsed(fields, headers, messages=_messages(fields))
+    return _parsed(fields, headers, [_Content(messages=_messages(fields))])
 
 
 def parse_completion(body: bytes, headers: Mapping[str, str]) -> Parsed:
     """Read the body of /v1/completions. Raises TetherError naming the field."""
     fields = Fields(read_object(body))
-    _check_names(fields, "prompt")
-    return _parsed(fields, headers, prompt=_prompt(fields))
+    _check_names(fields, "prompt", "echo")
+    echo = fields.flag("echo")
+    if echo and "logprobs" in fields:
+        fields.refuse("echo", "with logprobs is not supported: a prompt's probabilities are not computed.")
+    return _parsed(fields, headers, [_Content(prompt=prompt) for prompt in _prompts(fields)], echo=echo)
 
 
-def _check_names(fields: Fields, content: str) -> None:
-    fields.only({content, *_READ, *_WITHOUT_EFFECT, *_UNSUPPORTED})
+def _check_names(fields: Fields, *own: str) -> None:
+    fields.only({*own, *_READ, *_WITHOUT_EFFECT, *_UNSUPPORTED})
     for name, neutral in _UNSUPPORTED.items():
         if name in fields and not _is_one_of(fields.raw(name), neutral):
             fields.refuse(name, f"is not supported yet{_only(neutral)}.")
 
 
+class _Content(NamedTuple):
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+
+
 def _parsed(
-    fields: Fields,
-    headers: Mapping[str, str],
-    *,
-    messages: tuple[ChatMessage, ...] | None = None,
-    prompt: str | None = None,
+    fields: Fields, headers: Mapping[str, str], contents: Sequence[_Content], *, echo: bool = False
 ) -> Parsed:
-    sampling, seed_given = parse_sampling(fields, chat=messages is not None)
+    sampling, seed_given = parse_sampling(fields, chat=contents[0].messages is not None)
     key = _key(headers)
-    submission = Submission(
+    first = Submission(
         tenant=key.tenant if key else LOCAL_TENANT,
         model=fields.text("model", at_most=MAX_MODEL_CHARS),
         sampling=sampling,
-        messages=messages,
-        prompt=prompt,
         max_tokens=_max_tokens(fields),
         seed_given=seed_given,
         idempotency_key=_idempotency_key(headers),
         traceparent=headers.get("traceparent", "")[:128],
         key=key,
     )
+    each = fields.integer("n", 1, MAX_CHOICES) or 1
+    if each * len(contents) > MAX_CHOICES:
+        fields.refuse("n", f"asks for {each * len(contents)} answers in all; at most {MAX_CHOICES} are made.")
     stream = fields.flag("stream")
     options = fields.inner("stream_options")
     options.only(("include_usage", "include_obfuscation"))
     if not stream and "stream_options" in fields:
         fields.refuse("stream_options", "is only for streams: set stream to true.")
-    return Parsed(submission, stream, options.flag("include_usage"))
+    wanted = [content for content in contents for _ in range(each)]
+    submissions = tuple(_nth(first, content, index) for index, content in enumerate(wanted))
+    return Parsed(submissions, stream, options.flag("include_usage"), echo)
+
+
+def _nth(first: Submission, content: _Content, index: int) -> Submission:
+    """A job of its own, with the next seed: one seed for all would give the same answer n times."""
+    key = first.idempotency_key
+    return replace(
+        first,
+        messages=content.messages,
+        prompt=content.prompt,
+        sampling=structs.replace(first.sampling, seed=(first.sampling.seed + index) % INT64),
+        idempotency_key=f"{key}#{index}" if key and index else key,
+    )
 
 
 def _key(headers: Mapping[str, str]) -> KeyProof | None:
@@ -166,13 +188,15 @@ def _part(value: Any, where: str) -> str:
     return fields.text("text")
 
 
-def _prompt(fields: Fields) -> str:
+def _prompts(fields: Fields) -> list[str]:
     value = fields.required("prompt")
-    if isinstance(value, list):
-        if len(value) != 1:
-            fields.refuse("prompt", "has to be one string, or a list of one.")
-        return check_text(value[0], "prompt[0]")
-    return check_text(value, "prompt")
+    if not isinstance(value, list):
+        return [check_text(value, "prompt")]
+    if not 1 <= len(value) <= MAX_CHOICES:
+        fields.refuse("prompt", f"has {len(value)} entries; it takes 1 to {MAX_CHOICES}.")
+    if isinstance(value[0], int | list):
+        fields.refuse("prompt", "has to be text: token ids are not taken.")
+    return [check_text(prompt, f"prompt[{index}]") for index, prompt in enumerate(value)]
 
 
 def _max_tokens(fields: Fields) -> int | None:

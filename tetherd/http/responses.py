@@ -8,9 +8,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from p2p.content import Usage
 from p2p.errors import TetherError
-from tetherd.gateway.answer import Delta, End, ModelSummary, Started
+from tetherd.gateway.answer import Delta, End, ModelSummary, Started, Submission
 from tetherd.http.logprobs import LogprobsField
 
 Kind = Literal["chat", "text"]
@@ -21,17 +20,44 @@ WAITING: Final = b": waiting\n\n"
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class Choice:
+    """One of the answers to a request, as far as it has come. echo: the prompt stands before its text."""
+
+    def __init__(self, index: int, submission: Submission, *, echo: bool) -> None:
+        self.index = index
+        self.submission = submission
+        self.started: Started | None = None
+        self.end: End | None = None
+        self.deltas: list[Delta] = []
+        self.before = submission.prompt or "" if echo else ""
+
+    @property
+    def begun(self) -> Started:
+        assert self.started is not None
+        return self.started
+
+    @property
+    def ended(self) -> End:
+        assert self.end is not None
+        return self.end
+
+    def take(self, item: Delta | End) -> None:
+        """Keep what is answered in one piece."""
+        if isinstance(item, Delta):
+            self.deltas.append(item)
+        self.count(item)
+
+    def count(self, item: Delta | End) -> None:
+        if isinstance(item, End):
+            self.end = item
+
+
 @dataclass(frozen=True, slots=True)
-class Writer:
-    """Writes one answer in the shape of its endpoint."""
+class Page:
+    """What all events and choices of one answer share. started: of the choice that began first."""
 
     kind: Kind
     started: Started
-    logprobs: LogprobsField
-
-    @classmethod
-    def of(cls, kind: Kind, started: Started) -> Writer:
-        return cls(kind, started, LogprobsField(chat=kind == "chat"))
 
     @property
     def id(self) -> str:
@@ -45,50 +71,7 @@ class Writer:
             "x-tether-region": started.region,
         }
 
-    def opening(self) -> bytes:
-        """The first event: in a chat it names the role."""
-        return (
-            self._event(self._delta({"role": "assistant", "content": ""}, None))
-            if self.kind == "chat"
-            else b""
-        )
-
-    def piece(self, delta: Delta) -> bytes:
-        """One event; none for ids without text, unless their probabilities were asked for."""
-        if not delta.text and not delta.logprobs:
-            return b""
-        logprobs = self.logprobs.of(delta.logprobs)
-        if self.kind == "chat":
-            return self._event(self._delta({"content": delta.text}, None, logprobs))
-        return self._event(self._text(delta.text, None, logprobs))
-
-    def ending(self, end: End, *, include_usage: bool) -> bytes:
-        """The last events: the finish reason, the usage if it was asked for, the `tether` field, [DONE]."""
-        last = self._delta({}, end.finish) if self.kind == "chat" else self._text("", end.finish)
-        tether = {"tether": tether_field(self.started, end)}
-        if not include_usage:
-            return self._event(last, tether) + DONE
-        return self._event(last) + self._event(None, {"usage": usage_field(end.usage), **tether}) + DONE
-
-    def whole(self, deltas: Sequence[Delta], end: End) -> bytes:
-        """The answer in one piece."""
-        text = "".join(delta.text for delta in deltas)
-        logprobs = self.logprobs.of([one for delta in deltas for one in delta.logprobs])
-        if self.kind == "chat":
-            message = {"role": "assistant", "content": text, "refusal": None}
-            choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": end.finish}
-        else:
-            choice = self._text(text, end.finish, logprobs)
-        kind = "chat.completion" if self.kind == "chat" else "text_completion"
-        extra = {"usage": usage_field(end.usage), "tether": tether_field(self.started, end)}
-        return _encode({**self._frame(kind), "choices": [choice], **extra})
-
-    def _event(self, choice: dict[str, Any] | None, extra: dict[str, Any] | None = None) -> bytes:
-        kind = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
-        choices = [choice] if choice is not None else []
-        return b"data: " + _encode({**self._frame(kind), "choices": choices, **(extra or {})}) + b"\n\n"
-
-    def _frame(self, kind: str) -> dict[str, Any]:
+    def frame(self, kind: str) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": kind,
@@ -96,31 +79,96 @@ class Writer:
             "model": self.started.model,
         }
 
+    def event(self, choice: dict[str, Any] | None, extra: dict[str, Any] | None = None) -> bytes:
+        kind = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
+        choices = [choice] if choice is not None else []
+        return b"data: " + _encode({**self.frame(kind), "choices": choices, **(extra or {})}) + b"\n\n"
+
+    def whole(self, choices: Sequence[Choice]) -> bytes:
+        """The answer in one piece."""
+        kind = "chat.completion" if self.kind == "chat" else "text_completion"
+        body = {**self.frame(kind), "choices": [Writer(self, choice).whole() for choice in choices]}
+        return _encode({**body, "usage": usage_field(choices), "tether": tether_field(choices)})
+
+
+class Writer:
+    """Writes one choice in the shape of its endpoint."""
+
+    def __init__(self, page: Page, choice: Choice) -> None:
+        self._page = page
+        self._choice = choice
+        self._chat = page.kind == "chat"
+        self._logprobs = LogprobsField(chat=self._chat)
+
+    def opening(self) -> bytes:
+        """The first event: in a chat it names the role, in a completion it echoes the prompt if that was asked."""
+        if self._chat:
+            return self._page.event(self._delta({"role": "assistant", "content": ""}, None))
+        return self._page.event(self._text(self._choice.before, None)) if self._choice.before else b""
+
+    def piece(self, delta: Delta) -> bytes:
+        """One event; none for ids without text, unless their probabilities were asked for."""
+        if not delta.text and not delta.logprobs:
+            return b""
+        logprobs = self._logprobs.of(delta.logprobs)
+        if self._chat:
+            return self._page.event(self._delta({"content": delta.text}, None, logprobs))
+        return self._page.event(self._text(delta.text, None, logprobs))
+
+    def finish(self, extra: dict[str, Any] | None = None) -> bytes:
+        """The last event of one choice: its finish reason."""
+        end = self._choice.ended
+        last = self._delta({}, end.finish) if self._chat else self._text("", end.finish)
+        return self._page.event(last, extra)
+
+    def ending(self, choices: Sequence[Choice], *, include_usage: bool) -> bytes:
+        """The last events of all: a finish reason, the usage if it was asked for, the `tether` field, [DONE]."""
+        tether = {"tether": tether_field(choices)}
+        if not include_usage:
+            return self.finish(tether) + DONE
+        return self.finish() + self._page.event(None, {"usage": usage_field(choices), **tether}) + DONE
+
+    def whole(self) -> dict[str, Any]:
+        """The choice in one piece."""
+        choice = self._choice
+        text = "".join(delta.text for delta in choice.deltas)
+        logprobs = self._logprobs.of([one for delta in choice.deltas for one in delta.logprobs])
+        if not self._chat:
+            return self._text(choice.before + text, choice.ended.finish, logprobs)
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {
+            "index": self._choice.index,
+            "message": message,
+            "logprobs": logprobs,
+            "finish_reason": choice.ended.finish,
+        }
+
     def _delta(
         self, delta: dict[str, str], finish: str | None, logprobs: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return {"index": self._choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
     def _text(self, text: str, finish: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        return {"index": self._choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def usage_field(usage: Usage) -> dict[str, int]:
+def usage_field(choices: Sequence[Choice]) -> dict[str, int]:
+    """What was computed, for all choices together: each is a job of its own, its prompt included."""
+    prompt = sum(choice.ended.usage.prompt_tokens for choice in choices)
+    completion = sum(choice.ended.usage.completion_tokens for choice in choices)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def tether_field(choices: Sequence[Choice]) -> dict[str, Any]:
+    """How the answer came about: one entry in workers and in tokens for each attempt, one in jobs for each choice."""
+    attempts = [attempt for choice in choices for attempt in choice.ended.attempts]
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
-
-
-def tether_field(started: Started, end: End) -> dict[str, Any]:
-    """How the answer came about: one entry in workers and in tokens for each attempt."""
-    return {
-        "job": started.job.hex(),
-        "region": started.region,
-        "attempts": len(end.attempts),
-        "workers": [attempt.worker for attempt in end.attempts],
-        "tokens": [attempt.tokens for attempt in end.attempts],
+        "job": choices[0].begun.job.hex(),
+        "region": choices[0].begun.region,
+        "attempts": len(attempts),
+        "workers": [attempt.worker for attempt in attempts],
+        "tokens": [attempt.tokens for attempt in attempts],
+        **({"jobs": [choice.begun.job.hex() for choice in choices]} if len(choices) > 1 else {}),
     }
 
 

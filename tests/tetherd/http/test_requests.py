@@ -50,7 +50,7 @@ def test_penalties_biases_and_a_schema_reach_the_sampling() -> None:
             "json_schema": {"name": "x", "strict": True, "schema": schema},
         },
     }
-    sampling = parse_chat(json.dumps(body).encode(), {}).submission.sampling
+    sampling = parse_chat(json.dumps(body).encode(), {}).submissions[0].sampling
     assert sampling == Sampling(
         presence_penalty=0.5,
         frequency_penalty=-2.0,
@@ -133,7 +133,8 @@ BAD_BODIES: list[tuple[Any, str, str | None]] = [
     ({**HELLO, "stop": [1]}, "FIELD_INVALID", "stop[0]"),
     ({**HELLO, "stream": "yes"}, "FIELD_INVALID", "stream"),
     ({**HELLO, "stream": True, "stream_options": 1}, "FIELD_INVALID", "stream_options"),
-    ({**HELLO, "n": 2}, "FIELD_INVALID", "n"),
+    ({**HELLO, "n": 0}, "OUT_OF_RANGE", "n"),
+    ({**HELLO, "n": 1000}, "OUT_OF_RANGE", "n"),
     ({**HELLO, "tools": [{"type": "function"}]}, "FIELD_INVALID", "tools"),
     ({**HELLO, "response_format": "json"}, "FIELD_INVALID", "response_format"),
     ({**HELLO, "response_format": {"type": "xml"}}, "FIELD_INVALID", "response_format.type"),
@@ -247,12 +248,12 @@ def test_every_field_that_is_described_is_read() -> None:
         ("CompletionRequest", parse_completion, {"model": "demo", "prompt": "x"}),
     ):
         nothing = dict.fromkeys(schemas[name]["properties"])
-        assert parse(json.dumps({**nothing, **content}).encode(), {}).submission.model == "demo"
+        assert parse(json.dumps({**nothing, **content}).encode(), {}).submissions[0].model == "demo"
 
 
 def test_a_tenants_key_makes_the_request_its_tenants() -> None:
     key, key_id = make_key("acme", bytes(38))
-    submission = parse_chat(json.dumps(HELLO).encode(), {"authorization": f"Bearer {key}"}).submission
+    submission = parse_chat(json.dumps(HELLO).encode(), {"authorization": f"Bearer {key}"}).submissions[0]
     assert submission.tenant == "acme"
     assert submission.key is not None
     assert submission.key.key_id == key_id
@@ -261,7 +262,7 @@ def test_a_tenants_key_makes_the_request_its_tenants() -> None:
 
 @pytest.mark.parametrize("header", ["", "Bearer sk-placeholder", "Basic tether_x", "Bearer"])
 def test_what_is_no_key_of_ours_is_a_placeholder(header: str) -> None:
-    submission = parse_chat(json.dumps(HELLO).encode(), {"authorization": header}).submission
+    submission = parse_chat(json.dumps(HELLO).encode(), {"authorization": header}).submissions[0]
     assert (submission.tenant, submission.key) == ("local", None)
 
 
