@@ -99,7 +99,7 @@ class Attempt:
     async def _accept(self) -> Generation:
         content, grant = self.content, self.grant
         check_sampling(content.sampling)
-        prompt = await self.engine.tokenize(Prompt(content.messages, content.prompt))
+        prompt = await self.engine.tokenize(Prompt(content.messages, content.prompt, content.tools))
         self.prompt_tokens = len(prompt)
         max_tokens = self._max_tokens(len(prompt), self.engine.info.context_tokens)
         if len(prompt) > grant.max_prompt_tokens or max_tokens > grant.max_tokens:

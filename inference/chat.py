@@ -20,7 +20,8 @@ from typing import Final, NoReturn, Protocol
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from p2p.content import ChatMessage
+from inference.tools import check_tools, in_words, knows_tools, tool_object, turn
+from p2p.content import ChatMessage, Tool
 from p2p.errors import FIELD_INVALID, MODEL_INVALID, TetherError
 
 MAX_TEMPLATE_CHARS: Final = 1 << 18
@@ -52,6 +53,8 @@ class ChatTemplate:
             raise TetherError(
                 MODEL_INVALID, f"The chat template has {len(source)} characters.", field="model"
             )
+        self._knows_tools = knows_tools(source)
+        self._short_ids = "[TOOL_CALLS]" in source
         try:
             self._template = _environment().from_string(source)
         except TemplateError as error:
@@ -59,18 +62,36 @@ class ChatTemplate:
                 MODEL_INVALID, f"The chat template is broken: {error}.", field="model"
             ) from error
 
-    def encode(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> list[int]:
+    def encode(
+        self, messages: Sequence[ChatMessage], tokenizer: Tokenizer, tools: Sequence[Tool] = ()
+    ) -> list[int]:
         """Render messages and open the assistant's turn. Raises TetherError(FIELD_INVALID)."""
+        for text in check_tools(messages, tools):
+            # Tools go into the rendering as JSON, where nothing can stand for their texts.
+            if _controls(tokenizer.encode(text, special=True), tokenizer):
+                detail = "A tool or a call of one holds the text of one of the model's control tokens."
+                raise TetherError(FIELD_INVALID, detail, field="tools")
+        if not self._knows_tools:
+            messages, tools = in_words(messages, tools), ()
         contents = [message.content for message in messages]
         stand_ins = [f"content{index}x{secrets.token_hex(8)}" for index in range(len(messages))]
-        tokens = tokenizer.encode(self._render(messages, contents, tokenizer), special=True)
-        pieces = self._render(messages, stand_ins, tokenizer)
+        tokens = tokenizer.encode(self._render(messages, contents, tools, tokenizer), special=True)
+        pieces = self._render(messages, stand_ins, tools, tokenizer)
         if _controls(tokens, tokenizer) == _controls(tokenizer.encode(pieces, special=True), tokenizer):
             return tokens
         return _encode_apart(pieces, dict(zip(stand_ins, contents, strict=True)), tokenizer)
 
-    def _render(self, messages: Sequence[ChatMessage], contents: Sequence[str], tokenizer: Tokenizer) -> str:
-        turns = [{"role": turn.role, "content": text} for turn, text in zip(messages, contents, strict=True)]
+    def _render(
+        self,
+        messages: Sequence[ChatMessage],
+        contents: Sequence[str],
+        tools: Sequence[Tool],
+        tokenizer: Tokenizer,
+    ) -> str:
+        turns = [
+            turn(message, text, short_ids=self._short_ids)
+            for message, text in zip(messages, contents, strict=True)
+        ]
         parts: list[str] = []
         size = 0
         try:
@@ -79,7 +100,7 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 bos_token=tokenizer.bos,
                 eos_token=tokenizer.eos,
-                tools=None,
+                tools=[tool_object(tool) for tool in tools] or None,
                 documents=None,
             ):
                 parts.append(part)

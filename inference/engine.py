@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from p2p.content import ChatMessage, Sampling, TokenLogprob
+from p2p.content import ChatMessage, Sampling, TokenLogprob, Tool
 
 Finish = Literal["stop", "length"]
 
@@ -31,10 +31,11 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Exactly one of messages (rendered by the model's chat template) and text (as it stands)."""
+    """Exactly one of messages (rendered by the model's chat template, with tools) and text (as it stands)."""
 
     messages: tuple[ChatMessage, ...] | None = None
     text: str | None = None
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from p2p.content import ChatMessage, Sampling, TokenLogprob
+from p2p.content import ChatMessage, Sampling, TokenLogprob, Tool
 from p2p.errors import FRAME_INVALID, TetherError, WireError
 
 MAX_FRAME_BYTES: Final = 64 << 20
@@ -37,6 +37,7 @@ class Tokenize(_Said, frozen=True):
     request: int
     messages: tuple[ChatMessage, ...] | None
     text: str | None
+    tools: tuple[Tool, ...] = ()
 
 
 class Generate(_Said, frozen=True):

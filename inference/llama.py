@@ -80,7 +80,9 @@ class LlamaEngine:
     async def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
         """Render and count. Raises TetherError(FIELD_INVALID | ENGINE_FAILED)."""
         link = await self._running()
-        return await link.tokenize(lambda request: Tokenize(request, prompt.messages, prompt.text))
+        return await link.tokenize(
+            lambda request: Tokenize(request, prompt.messages, prompt.text, prompt.tools)
+        )
 
     def generate(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Tokens]]:
         """Open one answer. Raises TetherError(CONTEXT_EXCEEDED | ENGINE_FAILED | INPUT_QUARANTINED)."""

@@ -198,7 +198,7 @@ def _encode(command: Tokenize, model: Model, template: ChatTemplate | None) -> l
     if template is None:
         detail = "This model has no chat template: send its prompt to /v1/completions."
         raise TetherError(FIELD_INVALID, detail, field="messages")
-    return template.encode(command.messages, model)
+    return template.encode(command.messages, model, command.tools)
 
 
 def _next_command(commands: BinaryIO) -> Command:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import llama_cpp as c
 import numpy as np
 
+from inference.tools import MARKERS
 from p2p.content import Sampling
 
 Version: Final[str] = c.__version__
@@ -53,6 +54,8 @@ class Model:
         if not self.vocabulary_size:
             raise LoadError("the model has no vocabulary")
         self._buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
+        tokens = [self.encode(marker, special=True) for marker in MARKERS]
+        self._shown = {ids[0] for ids in tokens if len(ids) == 1}
 
     @property
     def chat_template(self) -> str:
@@ -97,8 +100,8 @@ class Model:
         return bool(c.llama_vocab_is_eog(self.vocabulary, token))
 
     def piece(self, token: int) -> bytes:
-        """A token's bytes; nothing for a control token."""
-        return self._piece(token, special=False)
+        """A token's bytes; nothing for a control token, unless it marks a call of a tool."""
+        return self._piece(token, special=token in self._shown)
 
     def _text(self, token: int) -> str:
         return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""

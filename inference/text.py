@@ -49,12 +49,12 @@ class TextStream:
             self._stopped = True
             self._held = ""
             return text[: min(found)]
-        keep = max((_overlap(text, sequence) for sequence in self._stop), default=0)
+        keep = max((overlap(text, sequence) for sequence in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
-def _overlap(text: str, sequence: str) -> int:
+def overlap(text: str, sequence: str) -> int:
     """The length of the longest end of text that is a beginning of sequence."""
     longest = min(len(text), len(sequence) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(sequence[:size])), 0)

@@ -11,9 +11,30 @@ from p2p.errors import WireError
 from p2p.messages import Message, SignedReceipt
 
 
+class ToolCall(Message, frozen=True):
+    """A call that an assistant made. arguments: a JSON object's text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Tool(Message, frozen=True):
+    """What a model may call. parameters: a JSON schema's text, of an object."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+
+
 class ChatMessage(Message, frozen=True):
-    role: Literal["system", "user", "assistant"]
+    """One turn. tool_calls: only an assistant's; tool_call_id and name: only a tool's, which call it answers."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
 
 class Sampling(Message, frozen=True):
@@ -41,7 +62,7 @@ class SealedInput(Message, frozen=True):
     """What is inside the seal of an Infer.Request: the content, and the key of the request MAC.
 
     Exactly one of messages and prompt is set. resume: token ids already emitted, all of them; the worker goes on
-    at position len(resume).
+    at position len(resume). tools: what the model is told that it may call.
     """
 
     mac_key: bytes
@@ -50,6 +71,7 @@ class SealedInput(Message, frozen=True):
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     resume: tuple[int, ...] = ()
+    tools: tuple[Tool, ...] = ()
 
 
 class Usage(Message, frozen=True):

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from p2p.content import ChatMessage, Sampling, TokenLogprob, Usage
+from p2p.content import ChatMessage, Sampling, TokenLogprob, Tool, Usage
 from p2p.identity import PeerId
 from tetherd.tenants.keys import KeyProof
 
@@ -30,6 +30,7 @@ class Submission:
     idempotency_key: str | None = None
     traceparent: str = ""
     key: KeyProof | None = None
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ from tetherd.gateway.secrets import drawn_seed, local_secret, mac_key
 from tetherd.gateway.settings import GatewaySettings
 from tetherd.gateway.settling import Settler
 
+TOOLS_TOKENS: Final = 512
+"""What a template says about tools in general."""
+TOOLS_FACTOR: Final = 4
 RETRY_S: Final = 1.0
 """What a repeated request that is still being answered is told to wait."""
 
@@ -177,6 +180,7 @@ class Gateway:
             prompt=submission.prompt,
             sampling=sampling,
             max_tokens=submission.max_tokens,
+            tools=submission.tools,
         )
         return _Asked(job, retry_token, content, request_mac(content.mac_key, content))
 
@@ -251,6 +255,15 @@ class Gateway:
 
 
 def _bound(content: SealedInput, tokens_per_message: int) -> int:
-    """The most tokens that the prompt can have: one a byte, and what a chat template puts around each message."""
-    texts = [content.prompt or "", *(message.content for message in content.messages or ())]
-    return sum(len(text.encode()) + tokens_per_message for text in texts)
+    """The most tokens that the prompt can have: one a byte, and what a chat template puts around each message.
+
+    Templates write tools with indentation, which makes them up to four times as long.
+    """
+    messages = content.messages or ()
+    texts = [content.prompt or "", *(message.content for message in messages)]
+    tokens = sum(len(text.encode()) + tokens_per_message for text in texts)
+    calls = [call for message in messages for call in message.tool_calls]
+    if content.tools or calls:
+        told = sum(len(encode(one)) + tokens_per_message for one in (*content.tools, *calls))
+        tokens += TOOLS_TOKENS + TOOLS_FACTOR * told
+    return tokens

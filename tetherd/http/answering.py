@@ -18,7 +18,7 @@ from p2p.errors import TetherError
 from tetherd.gateway.answer import Answer, Delta, Inference, Started
 from tetherd.http import responses
 from tetherd.http.requests import Parsed
-from tetherd.http.responses import Choice, Kind, Page, Writer
+from tetherd.http.writer import Choice, Kind, Page, Writer
 
 ACCEPT_WAIT_S: Final = 2.0
 """How long a status waits for a worker's word: errors before that have a status, later ones are events."""
@@ -54,7 +54,8 @@ class AnswerResponse(Response):
         self._kind = kind
         self._parsed = parsed
         self._choices = [
-            Choice(index, submission, echo=parsed.echo) for index, submission in enumerate(parsed.submissions)
+            Choice(index, submission, echo=parsed.echo, tools=parsed.tools)
+            for index, submission in enumerate(parsed.submissions)
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,7 +31,7 @@ from tetherd.http.answering import AnswerResponse, error_response
 from tetherd.http.guard import Guard, GuardMiddleware
 from tetherd.http.openapi import OPENAPI
 from tetherd.http.requests import Parsed, parse_chat, parse_completion
-from tetherd.http.responses import Kind
+from tetherd.http.writer import Kind
 
 BODY_WAIT_S: Final = 30.0
 """A whole body arrives in this time, or the client is too slow to serve."""

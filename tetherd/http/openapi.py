@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from inference.tools import MAX_TOOLS
 from tetherd import __version__
 from tetherd.http.requests import (
     MAX_CHOICES,
@@ -70,7 +71,7 @@ _PROMPT: Final[_Schema] = {
 }
 _MESSAGE: Final = _object(
     {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
         "content": {
             "oneOf": [
                 {"type": "string"},
@@ -80,13 +81,37 @@ _MESSAGE: Final = _object(
                 },
             ]
         },
+        "tool_calls": {"type": "array", "items": {"type": "object"}},
+        "tool_call_id": {"type": "string"},
     },
     "role",
-    "content",
 )
+_TOOL: Final = _object(
+    {
+        "type": {"const": "function"},
+        "function": _object(
+            {
+                "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+                "description": {"type": "string"},
+                "parameters": {"type": "object"},
+                "strict": {"type": "boolean"},
+            },
+            "name",
+        ),
+    },
+    "type",
+    "function",
+)
+_TOOLS: Final[_Schema] = {
+    "tools": {"type": "array", "items": _TOOL, "maxItems": MAX_TOOLS},
+    "tool_choice": {"description": "auto, none, required, or a function by name"},
+    "parallel_tool_calls": {"type": "boolean", "default": True},
+}
 _SCHEMAS: Final[_Schema] = {
     "ChatRequest": _object(
-        {**_SAMPLING, "messages": {"type": "array", "items": _MESSAGE, "minItems": 1}}, "model", "messages"
+        {**_SAMPLING, **_TOOLS, "messages": {"type": "array", "items": _MESSAGE, "minItems": 1}},
+        "model",
+        "messages",
     ),
     "CompletionRequest": _object(
         {**_SAMPLING, "prompt": _PROMPT, "echo": {"type": "boolean", "default": False}}, "model", "prompt"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import structs
 
@@ -17,35 +17,35 @@ from p2p.content import ChatMessage
 from p2p.errors import FIELD_INVALID, TetherError
 from tetherd.gateway.answer import Submission
 from tetherd.http.fields import Fields, check_text, read_object
+from tetherd.http.messages import parse_messages
 from tetherd.http.sampling import FIELDS as SAMPLING_FIELDS
 from tetherd.http.sampling import INT64, parse_sampling
+from tetherd.http.tools import FIELDS as TOOL_FIELDS
+from tetherd.http.tools import NO_TOOLS, Tools, parse_tools
 from tetherd.tenants.keys import MARK, KeyProof, read_key
 
 LOCAL_TENANT: Final = "local"
 MAX_TOKENS: Final = 1_000_000
-MAX_MESSAGES: Final = 4_096
 MAX_MODEL_CHARS: Final = 256
 MAX_CHOICES: Final = 128
 """OpenAI's own limit of n; here prompts times n."""
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 255
 
-_ROLES: Final[dict[str, Literal["system", "user", "assistant"]]] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-}
 _READ: Final = frozenset(
     {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"} | SAMPLING_FIELDS
 )
 _WITHOUT_EFFECT: Final = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "parallel_tool_calls"}
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+    }
     | {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
 )
 """What is about the service at OpenAI, not about the answer."""
 _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "best_of": (1,),
@@ -69,13 +69,17 @@ class Parsed:
     stream: bool
     include_usage: bool
     echo: bool = False
+    tools: Tools = NO_TOOLS
 
 
 def parse_chat(body: bytes, headers: Mapping[str, str]) -> Parsed:
     """Read the body of /v1/chat/completions. Raises TetherError naming the field."""
     fields = Fields(read_object(body))
-    _check_names(fields, "messages")
-    return _parsed(fields, headers, [_Content(messages=_messages(fields))])
+    _check_names(fields, "messages", *TOOL_FIELDS)
+    tools = parse_tools(fields)
+    if tools.told and fields.raw("response_format") not in (None, {"type": "text"}):
+        fields.refuse("response_format", "cannot go with tools: say one or the other.")
+    return _parsed(fields, headers, [_Content(messages=parse_messages(fields))], tools=tools)
 
 
 def parse_completion(body: bytes, headers: Mapping[str, str]) -> Parsed:
@@ -101,9 +105,16 @@ class _Content(NamedTuple):
 
 
 def _parsed(
-    fields: Fields, headers: Mapping[str, str], contents: Sequence[_Content], *, echo: bool = False
+    fields: Fields,
+    headers: Mapping[str, str],
+    contents: Sequence[_Content],
+    *,
+    echo: bool = False,
+    tools: Tools = NO_TOOLS,
 ) -> Parsed:
     sampling, seed_given = parse_sampling(fields, chat=contents[0].messages is not None)
+    if tools.must:
+        sampling = structs.replace(sampling, json_schema=tools.schema)
     key = _key(headers)
     first = Submission(
         tenant=key.tenant if key else LOCAL_TENANT,
@@ -114,6 +125,7 @@ def _parsed(
         idempotency_key=_idempotency_key(headers),
         traceparent=headers.get("traceparent", "")[:128],
         key=key,
+        tools=tools.told,
     )
     each = fields.integer("n", 1, MAX_CHOICES) or 1
     if each * len(contents) > MAX_CHOICES:
@@ -125,7 +137,7 @@ def _parsed(
         fields.refuse("stream_options", "is only for streams: set stream to true.")
     wanted = [content for content in contents for _ in range(each)]
     submissions = tuple(_nth(first, content, index) for index, content in enumerate(wanted))
-    return Parsed(submissions, stream, options.flag("include_usage"), echo)
+    return Parsed(submissions, stream, options.flag("include_usage"), echo, tools)
 
 
 def _nth(first: Submission, content: _Content, index: int) -> Submission:
@@ -146,46 +158,6 @@ def _key(headers: Mapping[str, str]) -> KeyProof | None:
     if scheme.lower() != "bearer" or not (shown := shown.strip()).startswith(MARK):
         return None
     return read_key(shown)
-
-
-def _messages(fields: Fields) -> tuple[ChatMessage, ...]:
-    values = fields.required("messages")
-    if not isinstance(values, list):
-        fields.refuse("messages", "has to be a list.")
-    if not values:
-        fields.refuse("messages", "is empty: it takes at least one message.")
-    if len(values) > MAX_MESSAGES:
-        fields.refuse("messages", f"has {len(values)} messages; at most {MAX_MESSAGES} are taken.")
-    return tuple(_message(value, f"messages[{index}]") for index, value in enumerate(values))
-
-
-def _message(value: Any, where: str) -> ChatMessage:
-    if not isinstance(value, dict):
-        raise TetherError(FIELD_INVALID, f"{where} has to be an object.", field=where)
-    fields = Fields(value, f"{where}.")
-    role = fields.text("role")
-    if role not in _ROLES:
-        fields.refuse("role", f"is {role[:40]!r}; it has to be one of {', '.join(_ROLES)}.")
-    for name in value:
-        if name not in ("role", "content") and name in fields and value[name] != []:
-            fields.refuse(name[:100], "is not supported in a message yet.")
-    return ChatMessage(_ROLES[role], _content(fields, where))
-
-
-def _content(fields: Fields, where: str) -> str:
-    value = fields.required("content")
-    if isinstance(value, list):
-        return "".join(_part(part, f"{where}.content[{index}]") for index, part in enumerate(value))
-    return check_text(value, f"{where}.content")
-
-
-def _part(value: Any, where: str) -> str:
-    if not isinstance(value, dict):
-        raise TetherError(FIELD_INVALID, f"{where} has to be an object.", field=where)
-    fields = Fields(value, f"{where}.")
-    if fields.required("type") != "text":
-        fields.refuse("type", "has to be text: images and sound are not supported yet.")
-    return fields.text("text")
 
 
 def _prompts(fields: Fields) -> list[str]:
