@@ -1,4 +1,4 @@
-"""Multiaddrs of TCP: reading, writing, and which of a machine's own to tell others."""
+"""Multiaddrs of TCP, and of relays that are reached over it: reading, writing, and which of its own to tell others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import psutil
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from p2p.errors import FIELD_INVALID, TetherError
-from p2p.identity import PeerId
+from p2p.identity import PeerId, public_key_of
 
 MAX_ADDRESSES: Final = 16
 """Of one peer. A machine has few interfaces; more is an attempt to have us dial elsewhere."""
 MAX_HEARSAY: Final = 8
 MAX_PEERS: Final = 8_192
 """In the book, least recently told first out."""
+CIRCUIT: Final = "/p2p-circuit"
 _IP: Final = ("ip4", "ip6")
 _NAMES: Final = ("dns", "dns4", "dns6")
 
@@ -37,6 +38,31 @@ class TcpAddress:
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(self.host) if self.family in _IP else None
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitAddress:
+    """Whoever holds a reservation with relay is reached through it. at: where the relay listens."""
+
+    at: TcpAddress
+    relay: PeerId
+
+    def __str__(self) -> str:
+        return f"{self.at}/p2p/{self.relay}{CIRCUIT}"
+
+
+def parse_circuit(text: str) -> CircuitAddress:
+    """Read /ip4/…/tcp/…/p2p/…/p2p-circuit, with or without /p2p/… behind. Raises TetherError(FIELD_INVALID)."""
+    way, _, rest = text.partition(CIRCUIT)
+    at, _, relay = way.rpartition("/p2p/")
+    if rest and not rest.startswith("/p2p/"):
+        raise TetherError(FIELD_INVALID, f"{text[:200]!r} is not an address behind a relay.")
+    public_key_of(PeerId(relay))
+    return CircuitAddress(parse(at), PeerId(relay))
+
+
+def is_circuit(text: str) -> bool:
+    return CIRCUIT in text
 
 
 def parse(text: str) -> TcpAddress:
@@ -67,14 +93,15 @@ def parse(text: str) -> TcpAddress:
 
 
 def dialable(texts: Iterable[str]) -> list[str]:
-    """Those that can be dialled over TCP, without /p2p/, each once, at most 16."""
+    """Those that can be dialled, over TCP or a relay, without the peer's own /p2p/, each once, at most 16."""
     found: dict[str, None] = {}
     for text in texts:
         try:
-            address = parse(text)
+            address = parse_circuit(text) if is_circuit(text) else parse(text)
         except TetherError:
             continue
-        if address.port and not (address.ip and address.ip.is_unspecified):
+        end = address.at if isinstance(address, CircuitAddress) else address
+        if end.port and not (end.ip and end.ip.is_unspecified):
             found[str(address)] = None
     return list(found)[:MAX_ADDRESSES]
 
@@ -95,6 +122,12 @@ def _texts(raw: Iterable[bytes]) -> Iterator[str]:
             yield str(Multiaddr(data))
         except ValueError:
             continue
+
+
+def seen_from_wire(raw: bytes) -> TcpAddress | None:
+    """One TCP address, such as identify's observedAddr; None for anything else."""
+    found = [text for text in from_wire([raw]) if not is_circuit(text)]
+    return parse(found[0]) if found else None
 
 
 def announced(bound: Iterable[TcpAddress]) -> tuple[str, ...]:
@@ -139,11 +172,11 @@ class _Whereabouts:
     def all(self) -> tuple[str, ...]:
         known = dict.fromkeys((self.worked, *self.said, *reversed(self.heard)))
         known.pop("", None)
-        return tuple(known)[:MAX_ADDRESSES]
+        return tuple(sorted(known, key=is_circuit)[:MAX_ADDRESSES])
 
 
 class AddressBook:
-    """Where peers are, in the order in which to try: what worked, what they say, what others say of them."""
+    """Where peers are, in the order in which to try: what worked, what they say, what others say; relays last."""
 
     def __init__(self) -> None:
         self._peers: OrderedDict[PeerId, _Whereabouts] = OrderedDict()

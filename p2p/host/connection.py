@@ -12,6 +12,7 @@ from p2p.host.errors import HOSTILE_BYTES, ConnectionLost, broken
 from p2p.host.handshake import Secured
 from p2p.host.link import Link
 from p2p.host.negotiate import NotSpoken, answer, ask
+from p2p.host.paths import UNKNOWN_PATH, Path
 from p2p.host.streams import MuxedStream, NotOffered, unreachable
 from p2p.host.yamux.budget import MAX_STREAMS, Budget
 from p2p.host.yamux.flow import Flow
@@ -29,10 +30,13 @@ StreamAnswer = Callable[[str, MuxedStream], Awaitable[None]]
 class Connection:
     """Made by `agree` once both sides are admitted; lives as long as `run`."""
 
-    def __init__(self, secured: Secured, *, outbound: bool, ahead: bytes, budget: Budget | None) -> None:
+    def __init__(
+        self, secured: Secured, *, outbound: bool, ahead: bytes, budget: Budget | None, path: Path
+    ) -> None:
         self.peer = secured.peer
         self.admission = secured.admission
         self.outbound = outbound
+        self.path = path
         self.born = self.used = trio.current_time()
         self.muxer = Muxer(secured.link, initiator=outbound, accept=self._accept, budget=budget, ahead=ahead)
         self.spoken: set[str] = set()
@@ -118,7 +122,9 @@ class Connection:
             self._answering -= 1
 
 
-async def agree(secured: Secured, *, outbound: bool, budget: Budget | None = None) -> Connection:
+async def agree(
+    secured: Secured, *, outbound: bool, budget: Budget | None = None, path: Path = UNKNOWN_PATH
+) -> Connection:
     """Agree on yamux, the only muxer. Raises HOSTILE_BYTES. budget: what the windows of all connections share.
 
     Within the handshake (stream_muxers) this would cost no round trip; but its answer is what tells a dialler that it
@@ -129,7 +135,7 @@ async def agree(secured: Secured, *, outbound: bool, budget: Budget | None = Non
         await ask(pipe, [YAMUX])
     else:
         await answer(pipe, (YAMUX,))
-    return Connection(secured, outbound=outbound, ahead=bytes(pipe.ahead), budget=budget)
+    return Connection(secured, outbound=outbound, ahead=bytes(pipe.ahead), budget=budget, path=path)
 
 
 class _Plain:

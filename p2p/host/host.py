@@ -14,6 +14,8 @@ from p2p.host.gossip import Meshes
 from p2p.host.handshake import Admit, Gate
 from p2p.host.identify import Identification
 from p2p.host.kad import Dht
+from p2p.host.observed import Observed
+from p2p.host.paths import Path, Reach
 from p2p.host.ping import answer_pings
 from p2p.host.settings import DEFAULTS, HostSettings
 from p2p.host.switch import Switch
@@ -37,7 +39,8 @@ KEY_BYTES: Final = 32
 class Host:
     """Implements `Network`."""
 
-    def __init__(self, switch: Switch, dht: Dht, meshes: Meshes, vicinity: Vicinity) -> None:
+    def __init__(self, switch: Switch, dht: Dht, meshes: Meshes, vicinity: Vicinity, reach: Reach) -> None:
+        self.reach = reach
         self._switch = switch
         self._dht = dht
         self._meshes = meshes
@@ -68,6 +71,11 @@ class Host:
 
     def admission(self, peer: PeerId) -> Admission | None:
         return self._switch.admission(peer)
+
+    def paths(self) -> dict[PeerId, Path]:
+        """Over what each peer is connected."""
+        found = {peer: self._switch.path(peer) for peer in self._switch.peers()}
+        return {peer: path for peer, path in found.items() if path is not None}
 
     def keep(self, last_use: LastUse) -> None:
         self._switch.uses.append(last_use)
@@ -140,7 +148,8 @@ async def _start(
 ) -> Host:
     dht = Dht(switch, swarm_id, settings)
     meshes = Meshes(key, switch, settings)
-    Identification(switch, nursery)
+    observed = Observed()
+    Identification(switch, nursery, observed)
     answer_pings(switch)
     switch.listeners.append(meshes)
     switch.uses.append(meshes.last_use)
@@ -150,7 +159,7 @@ async def _start(
     vicinity = Vicinity(switch, swarm_id)
     if settings.upnp:
         nursery.start_soon(vicinity.open_router)
-    return Host(switch, dht, meshes, vicinity)
+    return Host(switch, dht, meshes, vicinity, Reach())
 
 
 def _checked(key: bytes) -> bytes:

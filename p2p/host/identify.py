@@ -1,7 +1,7 @@
 """Where a member listens, by libp2p's identify: asked on every new connection, answered to members alone.
 
-What is taken from an answer are the addresses, because the handshake has proven the rest. What is told is more: a
-foreign libp2p opens no protocol that identify did not name.
+What is taken from an answer are the addresses, the peer's own and the one from which it sees this node come; the
+handshake has proven the rest. What is told is more: a foreign libp2p opens no protocol that identify did not name.
 https://github.com/libp2p/specs/blob/master/identify
 """
 
@@ -14,9 +14,10 @@ from google.protobuf.message import DecodeError
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 
 from p2p.errors import TetherError
-from p2p.host.addresses import from_wire, to_wire
+from p2p.host.addresses import from_wire, seen_from_wire, to_wire
 from p2p.host.framing import Frames, framed
 from p2p.host.kad.distance import raw_id
+from p2p.host.observed import Observed
 from p2p.host.switch import Switch
 from p2p.identity import PeerId
 from p2p.transport import Stream
@@ -33,10 +34,11 @@ IDENTITY_BYTES: Final = 2
 
 
 class Identification:
-    """Learns the members' addresses. learned: called once a peer has answered."""
+    """Learns the members' addresses, and by them this node's own."""
 
-    def __init__(self, switch: Switch, tasks: trio.Nursery) -> None:
+    def __init__(self, switch: Switch, tasks: trio.Nursery, observed: Observed) -> None:
         self._switch = switch
+        self._observed = observed
         self._tasks = tasks
         switch.handle(PROTOCOL, self._answer, guests=False)
         switch.listeners.append(self)
@@ -48,7 +50,9 @@ class Identification:
         """Addresses outlive connections."""
 
     async def _answer(self, stream: Stream) -> None:
+        path = self._switch.path(stream.peer)
         message = Identify(
+            observed_addr=to_wire([str(path.remote)])[0] if path and path.remote else b"",
             public_key=raw_id(self._switch.own)[IDENTITY_BYTES:],
             listen_addrs=to_wire(self._switch.addresses()),
             protocols=self._switch.protocols(),
@@ -67,7 +71,14 @@ class Identification:
                 await stream.close()
                 message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
                 self._switch.book.said(peer, from_wire(message.listen_addrs))
+                self._heed(peer, message.observed_addr)
             except (TetherError, DecodeError):
                 return
             finally:
                 await stream.reset()
+
+    def _heed(self, witness: PeerId, raw: bytes) -> None:
+        """What a peer sees tells of the listening port only if the connection uses that port."""
+        path, seen = self._switch.path(witness), seen_from_wire(raw)
+        if seen and path and path.local and path.local.port in {one.port for one in self._switch.bound()}:
+            self._observed.saw(witness, seen)

@@ -1,4 +1,4 @@
-"""This machine's IPv4 interfaces that lead to a LAN."""
+"""This machine's interfaces: those that lead to a LAN, and whether one is the internet's own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ class Interface:
     @property
     def private(self) -> bool:
         return ipaddress.ip_address(self.host).is_private
+
+
+def outside(family: str) -> bool:
+    """Whether one of this machine's own addresses of a family, ip4 or ip6, is one of the internet's."""
+    for entries in psutil.net_if_addrs().values():
+        for entry in entries:
+            try:
+                ip = ipaddress.ip_address(entry.address.partition("%")[0])
+            except ValueError:  # a hardware address
+                continue
+            if family == f"ip{ip.version}" and ip.is_global:
+                return True
+    return False
 
 
 def lans(bound: Iterable[TcpAddress]) -> frozenset[Interface]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import abstractmethod
 from typing import Final, Protocol
 
 import trio
+
+from p2p.identity import PeerId
 
 UNSENT_BYTES: Final = 64 * 1024
 """What the kernel keeps that is not yet on its way: about one Noise message."""
@@ -112,5 +115,24 @@ class StreamRaw:
         await trio.aclose_forcefully(self._stream)
 
 
+class Carried(trio.abc.Stream):
+    """A stream that another node passes on, and that is a pipe beneath a connection itself."""
+
+    @property
+    @abstractmethod
+    def relay(self) -> PeerId: ...
+
+    @property
+    @abstractmethod
+    def origin(self) -> str:
+        """Who is to blame for what comes over it before it has proven who it is."""
+
+    @property
+    @abstractmethod
+    def raw(self) -> Raw: ...
+
+
 def raw_of(stream: trio.abc.Stream) -> Raw:
+    if isinstance(stream, Carried):
+        return stream.raw
     return SocketRaw(stream) if isinstance(stream, trio.SocketStream) else StreamRaw(stream)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from p2p.identity import PeerId
 
 HEAD_START_S: Final = 0.15
 """How long an address is tried before the next one is too (RFC 8305 suggests 0.1 to 2 s)."""
+_REUSEPORT: Final = getattr(socket, "SO_REUSEPORT", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,15 @@ class Listening:
 async def listen(texts: Sequence[str]) -> list[Listening]:
     """Bind every address, or none. Raises TetherError(ADDRESS_IN_USE | FIELD_INVALID) naming the one at fault.
 
-    No SO_REUSEPORT, which libp2p's listener sets: with it a second daemon would share the port without a word.
+    SO_REUSEPORT is set once it is bound: this process dials from the port, and a second daemon, which binds without it,
+    does not share the port without a word.
     """
     bound: list[Listening] = []
     try:
         for text in texts:
             wanted = parse(text)
             for listener in await _bind(wanted):
+                share_port(listener.socket)
                 host, port = listener.socket.getsockname()[:2]
                 bound.append(Listening(listener, TcpAddress(f"ip{6 if ':' in host else 4}", host, port)))
     except BaseException:
@@ -54,25 +58,63 @@ async def _bind(wanted: TcpAddress) -> list[trio.SocketListener]:
         ) from error
 
 
+def share_port(one: trio.socket.SocketType) -> None:
+    """Let this process's other sockets have the same port."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if _REUSEPORT is not None:
+        one.setsockopt(socket.SOL_SOCKET, _REUSEPORT, 1)
+
+
+async def connect_from(source: TcpAddress, target: TcpAddress) -> trio.SocketStream:
+    """Connect from the very port that this node listens on. Both have IP addresses. Raises OSError."""
+    family = socket.AF_INET6 if target.family == "ip6" else socket.AF_INET
+    one = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        share_port(one)
+        await one.bind((source.host, source.port))
+        await one.connect((target.host, target.port))
+    except BaseException:
+        one.close()
+        raise
+    return trio.SocketStream(one)
+
+
+Connect = Callable[[str], Awaitable[trio.abc.Stream]]
+"""Make the pipe to an address. Raises OSError."""
+Arrival = tuple[str, trio.abc.Stream]
+
+
+async def connect_tcp(target: TcpAddress, source: TcpAddress | None = None) -> trio.SocketStream:
+    """source: from where to, if that is free for this target. Raises OSError."""
+    if source is not None:
+        try:
+            return await connect_from(source, target)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL):
+                raise
+    return await trio.open_tcp_stream(target.host, target.port)
+
+
 class Dial:
     """The addresses of one peer, tried one after the other, each with a head start over the next."""
 
-    def __init__(self, peer: PeerId, addresses: Sequence[str]) -> None:
+    def __init__(self, peer: PeerId, addresses: Sequence[str], connect: Connect) -> None:
         self._peer = peer
         self._addresses = addresses
+        self._connect = connect
         self._failures: list[OSError] = []
 
     @asynccontextmanager
-    async def arrivals(self) -> AsyncIterator[trio.MemoryReceiveChannel[tuple[str, trio.SocketStream]]]:
-        """Sockets as they connect. Leaving the context stops the rest and closes those nobody took."""
-        send, receive = trio.open_memory_channel[tuple[str, trio.SocketStream]](0)
+    async def arrivals(self) -> AsyncIterator[trio.MemoryReceiveChannel[Arrival]]:
+        """Pipes as they connect. Leaving the context stops the rest and closes those nobody took."""
+        send, receive = trio.open_memory_channel[Arrival](0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._try_all, send)
             with receive:
                 yield receive
             nursery.cancel_scope.cancel()
 
-    async def _try_all(self, arrived: trio.MemorySendChannel[tuple[str, trio.SocketStream]]) -> None:
+    async def _try_all(self, arrived: trio.MemorySendChannel[Arrival]) -> None:
         async with arrived, trio.open_nursery() as nursery:
             for address in self._addresses:
                 failed = trio.Event()
@@ -80,15 +122,9 @@ class Dial:
                 with trio.move_on_after(HEAD_START_S):
                     await failed.wait()
 
-    async def _try(
-        self,
-        address: str,
-        arrived: trio.MemorySendChannel[tuple[str, trio.SocketStream]],
-        failed: trio.Event,
-    ) -> None:
-        target = parse(address)
+    async def _try(self, address: str, arrived: trio.MemorySendChannel[Arrival], failed: trio.Event) -> None:
         try:
-            stream = await trio.open_tcp_stream(target.host, target.port)
+            stream = await self._connect(address)
         except OSError as error:
             self._failures.append(error)
             failed.set()
@@ -96,7 +132,7 @@ class Dial:
         try:
             await arrived.send((address, stream))
         except (trio.Cancelled, trio.BrokenResourceError) as error:
-            stream.socket.close()
+            await trio.aclose_forcefully(stream)
             if isinstance(error, trio.Cancelled):
                 raise
 

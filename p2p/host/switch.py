@@ -17,15 +17,25 @@ import structlog
 import trio
 
 from p2p.errors import TetherError
-from p2p.host.addresses import AddressBook, TcpAddress, announced
+from p2p.host.addresses import (
+    MAX_ADDRESSES,
+    AddressBook,
+    CircuitAddress,
+    TcpAddress,
+    announced,
+    is_circuit,
+)
 from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
+from p2p.host.paths import Path, path_of
+from p2p.host.raw import Carried
 from p2p.host.registry import Registry
 from p2p.host.scores import BREACH, MEMBER_LIMIT, Door, Scores, network_of
 from p2p.host.settings import HostSettings
 from p2p.host.sockets import Dial, Listening, listen
 from p2p.host.streams import MuxedStream, unreachable
+from p2p.host.ways import Ways
 from p2p.host.yamux.budget import HOST_GROWTH_BYTES, Budget
 from p2p.identity import PeerId
 from p2p.membership import Admission
@@ -72,13 +82,15 @@ class Switch:
         self.peers = self._standing.peers
         self.connected = self._standing.connected
         self.elsewhere: list[Callable[[], Iterable[TcpAddress]]] = []
+        self.behind: Callable[[], Iterable[CircuitAddress]] = tuple
         self._gate = gate
         self._settings = settings
         self._handlers: dict[str, RawHandler] = {}
         self._guest_handlers: dict[str, RawHandler] = {}
         self._dialling: dict[PeerId, _Dialling] = {}
-        self._shaking: set[PeerId] = set()
+        self._shaking: dict[PeerId, Path] = {}
         self._bound: list[Listening] = []
+        self.ways = Ways(self.bound)
         self._budget = Budget(HOST_GROWTH_BYTES)
         self._door = Door()
         self._breaches = Scores(MEMBER_LIMIT)
@@ -101,7 +113,7 @@ class Switch:
             async with trio.open_nursery() as self._tasks:
                 self._tasks.start_soon(self._standing.run)
                 for one in self._bound:
-                    self._tasks.start_soon(trio.serve_listeners, self._accept, [one.listener])
+                    self._tasks.start_soon(trio.serve_listeners, self.accept, [one.listener])
                 task_status.started()
         finally:
             self._tasks = None
@@ -115,8 +127,9 @@ class Switch:
 
     def addresses(self) -> tuple[str, ...]:
         """Those that a router has for this node come first: who shares its LAN finds out at once, the others never."""
-        outside = (address for source in self.elsewhere for address in source())
-        return announced([*outside, *self.bound()])
+        elsewhere = (address for source in self.elsewhere for address in source())
+        behind = tuple(str(address) for address in self.behind())
+        return announced([*elsewhere, *self.bound()])[: MAX_ADDRESSES - len(behind)] + behind
 
     def bound(self) -> list[TcpAddress]:
         """Where it listens; 0.0.0.0 and :: stand for all interfaces."""
@@ -144,6 +157,10 @@ class Switch:
         """What members may open here."""
         return tuple(self._handlers)
 
+    def withdraw(self, protocol: str) -> None:
+        """Offer it no more."""
+        self._handlers.pop(protocol, None)
+
     def watch(self, watcher: PeerWatcher) -> None:
         self._standing.audience.watchers.append(watcher)
 
@@ -151,8 +168,13 @@ class Switch:
         connection = self._standing.of(peer)
         return connection.admission if connection else None
 
-    async def connect(self, address: PeerAddress) -> None:
-        """Dial unless connected; whoever asks meanwhile waits for the same dial."""
+    def path(self, peer: PeerId) -> Path | None:
+        """Over what the peer is connected; None: it is not."""
+        connection = self._standing.of(peer)
+        return connection.path if connection is not None and connection.open else None
+
+    async def connect(self, address: PeerAddress, *, circuits: bool = True) -> None:
+        """Dial unless connected; whoever asks meanwhile waits for the same dial. circuits: over relays, too."""
         peer = address.peer
         self.book.learn(peer, address.addresses)
         standing = self._standing.of(peer)
@@ -167,7 +189,7 @@ class Switch:
                 raise unreachable("A node does not dial itself.")
             self._check_standing(peer)
             dialling = self._dialling[peer] = _Dialling()
-            self._tasks.start_soon(self._dial, peer, dialling)
+            self._tasks.start_soon(self._dial, peer, dialling, circuits)
         await dialling.done.wait()
         if dialling.failure is not None:
             failure = dialling.failure
@@ -187,26 +209,27 @@ class Switch:
 
     # ── Dialling ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _dial(self, peer: PeerId, dialling: _Dialling) -> None:
+    async def _dial(self, peer: PeerId, dialling: _Dialling, circuits: bool) -> None:
         try:
-            await self._reach(peer)
+            await self._reach(peer, circuits)
         except TetherError as error:
             dialling.failure = error
         finally:
             del self._dialling[peer]
             dialling.done.set()
 
-    async def _reach(self, peer: PeerId) -> None:
-        dial = Dial(peer, self.book.of(peer))
+    async def _reach(self, peer: PeerId, circuits: bool) -> None:
+        addresses = [address for address in self.book.of(peer) if circuits or not is_circuit(address)]
+        dial = Dial(peer, addresses, lambda address: self.ways.pipe(peer, address))
         failure: TetherError | None = None
         with trio.move_on_after(self._settings.dial_s):
             async with dial.arrivals() as arrivals:
-                async for address, socket in arrivals:
+                async for address, raw in arrivals:
                     if self.connected(peer):
-                        await trio.aclose_forcefully(socket)
+                        await trio.aclose_forcefully(raw)
                         return
                     try:
-                        await self._introduce(peer, address, socket)
+                        await self.introduce(peer, address, raw)
                         return
                     except TetherError as error:
                         failure = error
@@ -215,12 +238,15 @@ class Switch:
         if not self.connected(peer):
             raise dial.verdict(failure)
 
-    async def _introduce(self, peer: PeerId, address: str, raw: trio.abc.Stream) -> None:
-        """Shake hands over a pipe that connected. Raises TetherError, that of our own gate where it refused."""
-        self._shaking.add(peer)
+    async def introduce(self, peer: PeerId, address: str, raw: trio.abc.Stream) -> None:
+        """Shake hands over a pipe that connected. Raises TetherError, that of our own gate where it refused.
+
+        address: worth dialling again; empty: not.
+        """
+        path = self._shaking[peer] = path_of(raw)
         try:
             secured = await self._gate.dial(raw, peer)
-            connection = await agree(secured, outbound=True, budget=self._budget)
+            connection = await agree(secured, outbound=True, budget=self._budget, path=path)
         except HOSTILE_BYTES as error:
             await trio.aclose_forcefully(raw)
             raise unreachable(
@@ -230,8 +256,9 @@ class Switch:
             await trio.aclose_forcefully(raw)
             raise
         finally:
-            self._shaking.discard(peer)
-        self.book.worked(peer, address)
+            self._shaking.pop(peer, None)
+        if address:
+            self.book.worked(peer, address)
         self._enter(connection)
         assert self._tasks is not None
         self._tasks.start_soon(self._carry, connection)
@@ -246,7 +273,8 @@ class Switch:
 
     # ── Being dialled ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _accept(self, raw: trio.abc.Stream) -> None:
+    async def accept(self, raw: trio.abc.Stream) -> None:
+        """Carry the connection of whoever dialled, if it is admitted, to its end."""
         try:
             connection = await self._admit(raw)
         except TetherError as error:
@@ -284,21 +312,25 @@ class Switch:
             with trio.move_on_after(self._settings.handshake_s):
                 secured = await self._gate.accept(raw)
                 self._check_standing(secured.peer)
-                if self._mine_stands(secured.peer):
+                path = path_of(raw)
+                if self._mine_stands(secured.peer, path):
                     raise _Superfluous
-                return await agree(secured, outbound=False, budget=self._budget)
+                return await agree(secured, outbound=False, budget=self._budget, path=path)
         raise unreachable("The handshake took too long.")
 
     def _check_standing(self, peer: PeerId) -> None:
         if self._breaches.refused(peer, trio.current_time()):
             raise unreachable(f"{peer} broke a protocol a moment ago.")
 
-    def _mine_stands(self, peer: PeerId) -> bool:
-        if self.own > peer:
-            return False
+    def _mine_stands(self, peer: PeerId, arriving: Path) -> bool:
+        """Whoever dialled it, a direct connection is better than a relayed one of the same moment."""
         standing = self._standing.of(peer)
-        young = standing is not None and trio.current_time() - standing.born < SIMULTANEOUS_S
-        return peer in self._shaking or (young and standing is not None and standing.outbound)
+        if standing is not None and trio.current_time() - standing.born >= SIMULTANEOUS_S:
+            standing = None
+        mine = self._shaking.get(peer) or (standing.path if standing else None)
+        if mine is not None and (mine.relay is None) != (arriving.relay is None):
+            return arriving.relay is not None
+        return self.own < peer and (peer in self._shaking or (standing is not None and standing.outbound))
 
     # ── Connections ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -327,8 +359,10 @@ class Switch:
 
 
 def _network(raw: trio.abc.Stream) -> str:
+    if isinstance(raw, Carried):
+        return raw.origin
     if not isinstance(raw, trio.SocketStream):
-        return "relayed"
+        return "elsewhere"
     try:
         return network_of(str(raw.socket.getpeername()[0]))
     except OSError:

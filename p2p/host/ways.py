@@ -1,0 +1,49 @@
+"""How a dial makes its pipe: over TCP, from the listening port where a router is in the way, or through a relay."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from p2p.host.addresses import CircuitAddress, TcpAddress, is_circuit, parse, parse_circuit
+from p2p.host.interfaces import outside
+from p2p.host.sockets import connect_tcp
+from p2p.identity import PeerId
+
+Through = Callable[[CircuitAddress, PeerId], Awaitable[trio.abc.Stream]]
+"""Open a circuit to a peer through a relay. Raises OSError."""
+
+
+class Ways:
+    """bound: where this node listens. through: set by whoever can."""
+
+    def __init__(self, bound: Callable[[], Sequence[TcpAddress]]) -> None:
+        self.through: Through | None = None
+        self._bound = bound
+
+    async def pipe(self, peer: PeerId, address: str) -> trio.abc.Stream:
+        """Raises OSError."""
+        if not is_circuit(address):
+            target = parse(address)
+            return await connect_tcp(target, self._source(target))
+        if self.through is None:
+            raise OSError("This node uses no relays.")
+        return await self.through(parse_circuit(address), peer)
+
+    def port(self, family: str) -> TcpAddress | None:
+        """The first address of a family that this node listens on for others than itself."""
+        for address in self._bound():
+            if address.family == family and address.ip is not None and not address.ip.is_loopback:
+                return address
+        return None
+
+    def _source(self, target: TcpAddress) -> TcpAddress | None:
+        """Behind a router, the listening address: so its mapping of that port is kept, and seen by peers.
+
+        Never between machines with public addresses: should both dial at once from the ports that the other dials,
+        TCP would make one connection of the two dials, with nobody to answer.
+        """
+        if target.ip is None or not target.ip.is_global or outside(target.family):
+            return None
+        return self.port(target.family)
