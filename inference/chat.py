@@ -10,23 +10,16 @@ refused.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Sequence
 from itertools import chain
-from typing import Final, NoReturn, Protocol
+from typing import Protocol
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from inference.sandbox import Sandbox
 from inference.tools import check_tools, in_words, knows_tools, tool_object, turn
 from p2p.content import ChatMessage, Tool
-from p2p.errors import FIELD_INVALID, MODEL_INVALID, TetherError
-
-MAX_TEMPLATE_CHARS: Final = 1 << 18
-MAX_RENDERED_CHARS: Final = 1 << 23
-"""Beyond any context that is served; a template that loops is stopped here."""
+from p2p.errors import FIELD_INVALID, TetherError
 
 
 class Tokenizer(Protocol):
@@ -49,18 +42,9 @@ class ChatTemplate:
     """A model's chat template, sandboxed. Raises TetherError(MODEL_INVALID) if it is no template."""
 
     def __init__(self, source: str) -> None:
-        if len(source) > MAX_TEMPLATE_CHARS:
-            raise TetherError(
-                MODEL_INVALID, f"The chat template has {len(source)} characters.", field="model"
-            )
         self._knows_tools = knows_tools(source)
         self._short_ids = "[TOOL_CALLS]" in source
-        try:
-            self._template = _environment().from_string(source)
-        except TemplateError as error:
-            raise TetherError(
-                MODEL_INVALID, f"The chat template is broken: {error}.", field="model"
-            ) from error
+        self._sandbox = Sandbox(source)
 
     def encode(
         self, messages: Sequence[ChatMessage], tokenizer: Tokenizer, tools: Sequence[Tool] = ()
@@ -92,31 +76,16 @@ class ChatTemplate:
             turn(message, text, short_ids=self._short_ids)
             for message, text in zip(messages, contents, strict=True)
         ]
-        parts: list[str] = []
-        size = 0
-        try:
-            for part in self._template.generate(
-                messages=turns,
-                add_generation_prompt=True,
-                bos_token=tokenizer.bos,
-                eos_token=tokenizer.eos,
-                tools=[tool_object(tool) for tool in tools] or None,
-                documents=None,
-            ):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_RENDERED_CHARS:
-                    raise TetherError(
-                        FIELD_INVALID, "The rendered conversation is too long.", field="messages"
-                    )
-        except _Refusal as refusal:
-            detail = f"The model's chat template refuses these messages: {refusal}."
-            raise TetherError(FIELD_INVALID, detail, field="messages") from refusal
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
-            # An error's own words may quote a content, so only its kind is told.
-            detail = f"The model's chat template cannot render these messages ({type(error).__name__})."
-            raise TetherError(FIELD_INVALID, detail, field="messages") from error
-        return "".join(parts)
+        return self._sandbox.render(
+            {
+                "messages": turns,
+                "add_generation_prompt": True,
+                "bos_token": tokenizer.bos,
+                "eos_token": tokenizer.eos,
+                "tools": [tool_object(tool) for tool in tools] or None,
+                "documents": None,
+            }
+        )
 
 
 def _encode_apart(rendered: str, contents: dict[str, str], tokenizer: Tokenizer) -> list[int]:
@@ -141,27 +110,3 @@ def _encode_apart(rendered: str, contents: dict[str, str], tokenizer: Tokenizer)
 
 def _controls(tokens: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     return [token for token in tokens if tokenizer.is_control(token)]
-
-
-class _Refusal(Exception):
-    """The template called raise_exception."""
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What chat templates expect of their renderer (as in Hugging Face transformers), and nothing else."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    for name in ("lipsum", "cycler", "joiner"):
-        del environment.globals[name]
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = _to_json
-    return environment
-
-
-def _refuse(reason: object = "") -> NoReturn:
-    raise _Refusal(str(reason)[:200])
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.chat import MAX_TEMPLATE_CHARS, ChatTemplate
+from inference.chat import ChatTemplate
+from inference.sandbox import MAX_TEMPLATE_CHARS
 from p2p.content import ChatMessage
 from p2p.errors import FIELD_INVALID, MODEL_INVALID, TetherError
 
