@@ -56,6 +56,12 @@ class Frames:
         del self._buffer[:length]
         return frame
 
+    def rest(self) -> bytes:
+        """What came behind the last frame, for whoever reads the stream from here on."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
     async def _byte(self, *, first: bool) -> int | None:
         if not self._buffer:
             data = await self._stream.read(READ_BYTES)

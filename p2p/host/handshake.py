@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from p2p.host.errors import ConnectionLost, PeerFault
@@ -23,7 +22,7 @@ from p2p.host.link import Link
 from p2p.host.negotiate import answer, exchange
 from p2p.host.noise import payload
 from p2p.host.noise.handshake import Handshake
-from p2p.host.raw import Raw, raw_of
+from p2p.host.raw import Pipe, Raw, raw_of
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Admission
 
@@ -54,7 +53,7 @@ class Gate:
         self._passport = passport
         self._admit = admit
 
-    async def dial(self, stream: trio.abc.Stream, peer: PeerId) -> Secured:
+    async def dial(self, stream: Pipe, peer: PeerId) -> Secured:
         """Raises what admit raises, and HOSTILE_BYTES for anything else that goes wrong."""
         pipe = _Pipe(raw_of(stream))
         noise = Handshake(self._static, initiator=True)
@@ -69,7 +68,7 @@ class Gate:
         await pipe.write(_framed(noise.write(self._payload())))
         return Secured(pipe.secured(noise), peer, admission)
 
-    async def accept(self, stream: trio.abc.Stream) -> Secured:
+    async def accept(self, stream: Pipe) -> Secured:
         """Raises like dial."""
         pipe = _Pipe(raw_of(stream))
         noise = Handshake(self._static, initiator=False)

@@ -17,6 +17,7 @@ from p2p.host.kad import Dht
 from p2p.host.observed import Observed
 from p2p.host.paths import Path, Reach
 from p2p.host.ping import answer_pings
+from p2p.host.relay import Relaying
 from p2p.host.settings import DEFAULTS, HostSettings
 from p2p.host.switch import Switch
 from p2p.host.vicinity import Vicinity
@@ -149,7 +150,7 @@ async def _start(
     dht = Dht(switch, swarm_id, settings)
     meshes = Meshes(key, switch, settings)
     observed = Observed()
-    Identification(switch, nursery, observed)
+    identification = Identification(switch, nursery, observed)
     answer_pings(switch)
     switch.listeners.append(meshes)
     switch.uses.append(meshes.last_use)
@@ -159,7 +160,10 @@ async def _start(
     vicinity = Vicinity(switch, swarm_id)
     if settings.upnp:
         nursery.start_soon(vicinity.open_router)
-    return Host(switch, dht, meshes, vicinity, Reach())
+    reach = Reach()
+    relaying = Relaying(switch, dht, reach, swarm_id, settings.relay, identification.tell)
+    nursery.start_soon(relaying.run)
+    return Host(switch, dht, meshes, vicinity, reach)
 
 
 def _checked(key: bytes) -> bytes:

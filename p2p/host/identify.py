@@ -1,4 +1,4 @@
-"""Where a member listens, by libp2p's identify: asked on every new connection, answered to members alone.
+"""Where a member listens, by libp2p's identify: asked on every new connection, told again when it changes.
 
 What is taken from an answer are the addresses, the peer's own and the one from which it sees this node come; the
 handshake has proven the rest. What is told is more: a foreign libp2p opens no protocol that identify did not name.
@@ -7,6 +7,7 @@ https://github.com/libp2p/specs/blob/master/identify
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -23,6 +24,10 @@ from p2p.identity import PeerId
 from p2p.transport import Stream
 
 PROTOCOL: Final = "/ipfs/id/1.0.0"
+PUSH: Final = "/ipfs/id/push/1.0.0"
+"""The same message, unasked: its sender's addresses have changed."""
+MAX_PUSHES: Final = 8
+"""At a time."""
 MAX_BYTES: Final = 8_192
 PATIENCE_S: Final = 5.0
 FAMILY: Final = "ipfs/0.1.0"
@@ -40,7 +45,9 @@ class Identification:
         self._switch = switch
         self._observed = observed
         self._tasks = tasks
+        self._pushes = trio.Semaphore(MAX_PUSHES)
         switch.handle(PROTOCOL, self._answer, guests=False)
+        switch.handle(PUSH, self._heed_push, guests=False)
         switch.listeners.append(self)
 
     def up(self, peer: PeerId) -> None:
@@ -49,8 +56,32 @@ class Identification:
     def down(self, peer: PeerId) -> None:
         """Addresses outlive connections."""
 
+    def tell(self) -> None:
+        """What this node announces has changed: members that are connected hear of it now."""
+        for peer in self._switch.peers():
+            self._tasks.start_soon(self._push, peer)
+
     async def _answer(self, stream: Stream) -> None:
-        path = self._switch.path(stream.peer)
+        await stream.write(self._message(stream.peer))
+
+    async def _push(self, peer: PeerId) -> None:
+        async with self._pushes:
+            with trio.move_on_after(PATIENCE_S), suppress(TetherError):
+                stream, _ = await self._switch.open(peer, [PUSH])
+                try:
+                    await stream.write(self._message(peer))
+                    await stream.close()
+                    await stream.read(1)
+                finally:
+                    await stream.reset()
+
+    async def _heed_push(self, stream: Stream) -> None:
+        with trio.move_on_after(PATIENCE_S), suppress(DecodeError):
+            message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
+            self._switch.book.said(stream.peer, from_wire(message.listen_addrs))
+
+    def _message(self, peer: PeerId) -> bytes:
+        path = self._switch.path(peer)
         message = Identify(
             observed_addr=to_wire([str(path.remote)])[0] if path and path.remote else b"",
             public_key=raw_id(self._switch.own)[IDENTITY_BYTES:],
@@ -59,7 +90,7 @@ class Identification:
             protocol_version=FAMILY,
             agent_version=AGENT,
         )
-        await stream.write(framed(message.SerializeToString()))
+        return framed(message.SerializeToString())
 
     async def _ask(self, peer: PeerId) -> None:
         with trio.move_on_after(PATIENCE_S):

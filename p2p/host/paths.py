@@ -12,7 +12,7 @@ from enum import Enum
 import trio
 
 from p2p.host.addresses import TcpAddress
-from p2p.host.raw import Carried
+from p2p.host.raw import Carried, Pipe
 from p2p.identity import PeerId
 
 
@@ -60,7 +60,7 @@ class Path:
 UNKNOWN_PATH = Path()
 
 
-def path_of(stream: trio.abc.Stream) -> Path:
+def path_of(stream: Pipe) -> Path:
     """Of a connection over stream. A socket whose peer has gone has no ends any more."""
     if isinstance(stream, Carried):
         return Path(relay=stream.relay)

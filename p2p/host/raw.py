@@ -115,8 +115,8 @@ class StreamRaw:
         await trio.aclose_forcefully(self._stream)
 
 
-class Carried(trio.abc.Stream):
-    """A stream that another node passes on, and that is a pipe beneath a connection itself."""
+class Carried(trio.abc.AsyncResource):
+    """A pipe that another node passes on."""
 
     @property
     @abstractmethod
@@ -132,7 +132,11 @@ class Carried(trio.abc.Stream):
     def raw(self) -> Raw: ...
 
 
-def raw_of(stream: trio.abc.Stream) -> Raw:
+Pipe = trio.abc.Stream | Carried
+"""What may be beneath a connection."""
+
+
+def raw_of(stream: Pipe) -> Raw:
     if isinstance(stream, Carried):
         return stream.raw
     return SocketRaw(stream) if isinstance(stream, trio.SocketStream) else StreamRaw(stream)

@@ -74,10 +74,12 @@ class Registry:
         await connection.close()
 
     async def part_from_all(self) -> None:
-        """What was just written still arrives."""
-        async with trio.open_nursery() as nursery:
-            for connection in self.all():
-                nursery.start_soon(connection.close)
+        """What was just written still arrives: relayed connections part before those that carry them."""
+        for relayed in (True, False):
+            async with trio.open_nursery() as nursery:
+                for connection in self.all():
+                    if (connection.path.relay is not None) is relayed:
+                        nursery.start_soon(connection.close)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:

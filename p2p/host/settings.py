@@ -7,6 +7,29 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
+class RelayTerms:
+    """What a node that relays grants."""
+
+    bytes_per_s: float = 4e6
+    """All circuits together, both directions: tokens of a few hundred answers, and no more than a home line spares."""
+    reservations: int = 128
+    """One a peer. Each keeps a connection open that would be let go otherwise."""
+    reservation_s: float = 3600.0
+    """As everywhere in libp2p; it ends with the peer's connection anyway."""
+    circuits: int = 128
+    """Each holds at most two first windows and two reads, so all of them 80 MiB, and what the host's windows grow."""
+    circuits_a_peer: int = 32
+    """As source or as target. A pair needs one."""
+    circuit_s: float = 3600.0
+    circuit_bytes: int = 1 << 30
+    """Both directions. Whoever needs longer or more opens the next circuit, and calls go on there: what is bounded is
+    how long a circuit that nobody needs any more is kept."""
+
+
+DEFAULT_TERMS: Final = RelayTerms()
+
+
+@dataclass(frozen=True, slots=True)
 class HostSettings:
     """Times in seconds. All of them bound something that a peer could otherwise stretch for ever."""
 
@@ -37,6 +60,8 @@ class HostSettings:
     """How often that is looked at: a crowd that came at once costs its descriptors no longer."""
     max_strangers: int = 256
     """Handshakes under way at a time: one takes a few ms of CPU, so all of them are done within `handshake_s`."""
+    relay: RelayTerms | None = DEFAULT_TERMS
+    """Pass on what members say to each other who cannot be dialled, while this node can be; None: never."""
     upnp: bool = False
     """Ask the home router for a way in, where a listening address is not loopback."""
 

@@ -13,6 +13,7 @@ import trio
 
 from p2p.errors import ADDRESS_IN_USE, FIELD_INVALID, UNREACHABLE, TetherError
 from p2p.host.addresses import TcpAddress, parse
+from p2p.host.raw import Pipe
 from p2p.identity import PeerId
 
 HEAD_START_S: Final = 0.15
@@ -79,9 +80,9 @@ async def connect_from(source: TcpAddress, target: TcpAddress) -> trio.SocketStr
     return trio.SocketStream(one)
 
 
-Connect = Callable[[str], Awaitable[trio.abc.Stream]]
+Connect = Callable[[str], Awaitable[Pipe]]
 """Make the pipe to an address. Raises OSError."""
-Arrival = tuple[str, trio.abc.Stream]
+Arrival = tuple[str, Pipe]
 
 
 async def connect_tcp(target: TcpAddress, source: TcpAddress | None = None) -> trio.SocketStream:

@@ -29,7 +29,7 @@ from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
 from p2p.host.paths import Path, path_of
-from p2p.host.raw import Carried
+from p2p.host.raw import Carried, Pipe
 from p2p.host.registry import Registry
 from p2p.host.scores import BREACH, MEMBER_LIMIT, Door, Scores, network_of
 from p2p.host.settings import HostSettings
@@ -238,7 +238,7 @@ class Switch:
         if not self.connected(peer):
             raise dial.verdict(failure)
 
-    async def introduce(self, peer: PeerId, address: str, raw: trio.abc.Stream) -> None:
+    async def introduce(self, peer: PeerId, address: str, raw: Pipe) -> None:
         """Shake hands over a pipe that connected. Raises TetherError, that of our own gate where it refused.
 
         address: worth dialling again; empty: not.
@@ -273,7 +273,7 @@ class Switch:
 
     # ── Being dialled ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def accept(self, raw: trio.abc.Stream) -> None:
+    async def accept(self, raw: Pipe) -> None:
         """Carry the connection of whoever dialled, if it is admitted, to its end."""
         try:
             connection = await self._admit(raw)
@@ -291,7 +291,7 @@ class Switch:
         finally:
             self._standing.news.unpark_all()
 
-    async def _admit(self, raw: trio.abc.Stream) -> Connection:
+    async def _admit(self, raw: Pipe) -> Connection:
         full = len(self._standing) >= self._settings.max_connections
         if self._closing or full or not self._strangers.available_tokens:
             raise unreachable("This node takes no more connections now.")
@@ -307,7 +307,7 @@ class Switch:
             self._door.failed(network, trio.current_time())
             raise
 
-    async def _shake(self, raw: trio.abc.Stream) -> Connection:
+    async def _shake(self, raw: Pipe) -> Connection:
         async with self._strangers:
             with trio.move_on_after(self._settings.handshake_s):
                 secured = await self._gate.accept(raw)
@@ -358,7 +358,7 @@ class Switch:
             self._standing.forget(connection)
 
 
-def _network(raw: trio.abc.Stream) -> str:
+def _network(raw: Pipe) -> str:
     if isinstance(raw, Carried):
         return raw.origin
     if not isinstance(raw, trio.SocketStream):

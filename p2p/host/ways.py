@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Sequence
-
-import trio
 
 from p2p.host.addresses import CircuitAddress, TcpAddress, is_circuit, parse, parse_circuit
 from p2p.host.interfaces import outside
+from p2p.host.raw import Pipe
 from p2p.host.sockets import connect_tcp
 from p2p.identity import PeerId
 
-Through = Callable[[CircuitAddress, PeerId], Awaitable[trio.abc.Stream]]
+Through = Callable[[CircuitAddress, PeerId], Awaitable[Pipe]]
 """Open a circuit to a peer through a relay. Raises OSError."""
 
 
@@ -22,13 +22,13 @@ class Ways:
         self.through: Through | None = None
         self._bound = bound
 
-    async def pipe(self, peer: PeerId, address: str) -> trio.abc.Stream:
+    async def pipe(self, peer: PeerId, address: str) -> Pipe:
         """Raises OSError."""
         if not is_circuit(address):
             target = parse(address)
             return await connect_tcp(target, self._source(target))
         if self.through is None:
-            raise OSError("This node uses no relays.")
+            raise OSError(errno.EHOSTUNREACH, "this node uses no relays")
         return await self.through(parse_circuit(address), peer)
 
     def port(self, family: str) -> TcpAddress | None:
