@@ -127,6 +127,21 @@ NOT_ISSUER: Final = Code(
     "NOT_ISSUER", 403, False, "Ask a node that may issue: the founder or an orchestrator."
 )
 
+# Models on their way.
+NOT_HELD: Final = Code("NOT_HELD", 404, True, "That node does not have the file: ask another one.")
+DIGEST_MISMATCH: Final = Code(
+    "DIGEST_MISMATCH", 502, True, "What came is not what the publisher signed: it is fetched from elsewhere."
+)
+NO_SOURCE: Final = Code(
+    "NO_SOURCE", 503, True, "Nobody who has the file can be reached: start a node that holds it."
+)
+SIGNER_UNTRUSTED: Final = Code(
+    "SIGNER_UNTRUSTED", 403, False, "Let the founder run `tetherctl trust` for the publisher's node id."
+)
+DISK_FULL: Final = Code(
+    "DISK_FULL", 507, False, "Free some disk, raise --cache-size, or run `tetherctl cache gc`."
+)
+
 # This machine.
 USAGE: Final = Code("USAGE", 400, False, "See --help.")
 CONFIG_INVALID: Final = Code("CONFIG_INVALID", 400, False, "Correct the setting.")
