@@ -17,6 +17,7 @@ from p2p.host.kad import Dht
 from p2p.host.observed import Observed
 from p2p.host.paths import Path, Reach
 from p2p.host.ping import answer_pings
+from p2p.host.punch import Punching
 from p2p.host.relay import Relaying
 from p2p.host.settings import DEFAULTS, HostSettings
 from p2p.host.switch import Switch
@@ -40,8 +41,11 @@ KEY_BYTES: Final = 32
 class Host:
     """Implements `Network`."""
 
-    def __init__(self, switch: Switch, dht: Dht, meshes: Meshes, vicinity: Vicinity, reach: Reach) -> None:
+    def __init__(
+        self, switch: Switch, dht: Dht, meshes: Meshes, vicinity: Vicinity, reach: Reach, punching: Punching
+    ) -> None:
         self.reach = reach
+        self.punching = punching
         self._switch = switch
         self._dht = dht
         self._meshes = meshes
@@ -151,6 +155,8 @@ async def _start(
     meshes = Meshes(key, switch, settings)
     observed = Observed()
     identification = Identification(switch, nursery, observed)
+    punching = Punching(switch, observed, nursery)
+    identification.seen_elsewhere = punching.look
     answer_pings(switch)
     switch.listeners.append(meshes)
     switch.uses.append(meshes.last_use)
@@ -163,7 +169,7 @@ async def _start(
     reach = Reach()
     relaying = Relaying(switch, dht, reach, swarm_id, settings.relay, identification.tell)
     nursery.start_soon(relaying.run)
-    return Host(switch, dht, meshes, vicinity, reach)
+    return Host(switch, dht, meshes, vicinity, reach, punching)
 
 
 def _checked(key: bytes) -> bytes:

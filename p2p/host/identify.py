@@ -7,6 +7,7 @@ https://github.com/libp2p/specs/blob/master/identify
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -44,6 +45,8 @@ class Identification:
     def __init__(self, switch: Switch, tasks: trio.Nursery, observed: Observed) -> None:
         self._switch = switch
         self._observed = observed
+        self.seen_elsewhere: Callable[[], None] = lambda: None
+        """Called when what peers see of this node has changed."""
         self._tasks = tasks
         self._pushes = trio.Semaphore(MAX_PUSHES)
         switch.handle(PROTOCOL, self._answer, guests=False)
@@ -111,5 +114,8 @@ class Identification:
     def _heed(self, witness: PeerId, raw: bytes) -> None:
         """What a peer sees tells of the listening port only if the connection uses that port."""
         path, seen = self._switch.path(witness), seen_from_wire(raw)
-        if seen and path and path.local and path.local.port in {one.port for one in self._switch.bound()}:
-            self._observed.saw(witness, seen)
+        ports = {one.port for one in self._switch.bound()}
+        if seen is None or path is None or path.local is None or path.local.port not in ports:
+            return
+        if self._observed.saw(witness, seen):
+            self.seen_elsewhere()

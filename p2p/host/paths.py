@@ -47,7 +47,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Over what a connection runs. relay: by whom it is passed on, None for a direct one.
+    """Over what a connection runs. relay: by whom it is passed on, None for a direct one; outbound: dialled here.
 
     local, remote: the two ends of its socket as this side sees them.
     """
@@ -55,18 +55,20 @@ class Path:
     relay: PeerId | None = None
     local: TcpAddress | None = None
     remote: TcpAddress | None = None
+    outbound: bool = False
 
 
 UNKNOWN_PATH = Path()
 
 
-def path_of(stream: Pipe) -> Path:
+def path_of(stream: Pipe, *, outbound: bool = False) -> Path:
     """Of a connection over stream. A socket whose peer has gone has no ends any more."""
     if isinstance(stream, Carried):
-        return Path(relay=stream.relay)
+        return Path(stream.relay, outbound=outbound)
     if isinstance(stream, trio.SocketStream):
         try:
-            return Path(local=_end(stream.socket.getsockname()), remote=_end(stream.socket.getpeername()))
+            local, remote = _end(stream.socket.getsockname()), _end(stream.socket.getpeername())
+            return Path(None, local, remote, outbound)
         except OSError:
             return UNKNOWN_PATH
     return UNKNOWN_PATH

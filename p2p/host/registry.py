@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 import trio
@@ -13,6 +14,9 @@ from p2p.host.idle import Held, let_go
 from p2p.host.settings import HostSettings
 from p2p.identity import PeerId
 from p2p.transport import LastUse
+
+DRAIN_S: Final = 5.0
+"""For the streams of a relayed connection, once there is a direct one."""
 
 _log = structlog.get_logger()
 
@@ -51,11 +55,19 @@ class Registry:
         older = self._standing.get(peer)
         if older is not None:
             self.forget(older)
-            tasks.start_soon(older.close)
+            upgraded = older.path.relay is not None and connection.path.relay is None
+            tasks.start_soon(self._drain, older, DRAIN_S if upgraded else 0.0)
         self._standing[peer] = connection
         self.news.unpark_all()
         if not connection.guest:
             self.audience.up(peer, tasks)
+
+    async def _drain(self, older: Connection, patience_s: float) -> None:
+        """Let its streams come to their ends; calls have moved already."""
+        with trio.move_on_after(patience_s):
+            while older.open and older.muxer.session.flows:  # noqa: ASYNC110 the session is pure: it has no events
+                await trio.sleep(DRAIN_S / 50)
+        await older.close()
 
     def forget(self, connection: Connection) -> None:
         """Nothing happens where another has taken its place."""

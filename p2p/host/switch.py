@@ -81,6 +81,7 @@ class Switch:
         self.disconnect = self._standing.part
         self.peers = self._standing.peers
         self.connected = self._standing.connected
+        self.news = self._standing.news
         self.elsewhere: list[Callable[[], Iterable[TcpAddress]]] = []
         self.behind: Callable[[], Iterable[CircuitAddress]] = tuple
         self._gate = gate
@@ -243,7 +244,7 @@ class Switch:
 
         address: worth dialling again; empty: not.
         """
-        path = self._shaking[peer] = path_of(raw)
+        path = self._shaking[peer] = path_of(raw, outbound=True)
         try:
             secured = await self._gate.dial(raw, peer)
             connection = await agree(secured, outbound=True, budget=self._budget, path=path)

@@ -17,7 +17,9 @@ import trio
 
 from p2p.errors import TetherError
 from p2p.host import HostSettings, open_host
+from p2p.host.addresses import is_circuit
 from p2p.host.host import Host
+from p2p.host.paths import Reachability
 from p2p.identity import PeerId
 from p2p.messages import Message, Method
 from p2p.rpc import Rpc, ServerCall
@@ -100,6 +102,41 @@ class Node:
     async def op_peers(self) -> Order:
         return {"peers": sorted(self.host.peers())}
 
+    async def op_reachability(self, verdict: str) -> Order:
+        """What this node shall take itself for."""
+        self.host.reach.found(Reachability(verdict))
+        return {}
+
+    async def op_reserved(self, relays: int = 1) -> Order:
+        """Wait until this node is announced behind so many relays."""
+        while len(found := [one for one in self.host.addresses() if is_circuit(one)]) < relays:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        return {"addresses": found}
+
+    async def op_punch(self, peer: str, addresses: list[str], patience_s: float) -> Order:
+        """Dial over a relay, and wait for a direct connection; took_s: from the first to the second, None: stayed."""
+        began = trio.current_time()
+        await self.host.connect(PeerAddress(PeerId(peer), tuple(addresses)))
+        relayed = trio.current_time()
+        await self.op_direct(peer, patience_s)
+        direct = self._relay_of(peer) is None
+        return {
+            "relayed_s": relayed - began,
+            "took_s": trio.current_time() - relayed if direct else None,
+        }
+
+    async def op_direct(self, peer: str, patience_s: float) -> Order:
+        """Wait until the peer is connected directly; relay: over whom it is otherwise."""
+        with trio.move_on_after(patience_s):
+            while self._relay_of(peer) is not None:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        return {"relay": self._relay_of(peer)}
+
+    def _relay_of(self, peer: str) -> str | None:
+        """Empty: not connected."""
+        path = self.host.paths().get(PeerId(peer))
+        return path.relay if path else ""
+
     async def op_count(self, peer: str, numbers: int, interval_s: float, padding_bytes: int = 0) -> Order:
         """Have the peer count; what came, whether each number came once and in order, and the longest silence."""
         last, longest_s, ordered = trio.current_time(), 0.0, True
@@ -151,7 +188,7 @@ async def main(options: Options) -> None:
             swarm_id=swarm.swarm_id,
             passport=lambda: swarm.passport(options.number),
             admit=swarm.admit,
-            settings=HostSettings(**options.settings),
+            settings=msgspec.convert(options.settings, HostSettings),
         ) as host,
         trio.open_nursery() as nursery,
     ):
