@@ -28,6 +28,8 @@ def join(
     listen: tuple[str, ...] = (),
     upnp: Literal["auto", "off"] | None = None,
     mdns: bool | None = None,
+    relay: Literal["auto", "off"] | None = None,
+    relay_rate: float | None = None,
     http: str | None = None,
     data_dir: str | None = None,
     store: str | None = None,
@@ -56,6 +58,10 @@ def join(
         auto (default) asks the home router to let the port in; off does not.
     mdns
         --no-mdns: neither look for members in this LAN nor be found by them.
+    relay
+        auto (default) passes on what members say who cannot be dialled, while this node can be; off does not.
+    relay_rate
+        Bytes a second for that, all members together. Default 4000000.
     http
         Where the OpenAI-style shim listens: host:port, port 0 picks a free one. Default 127.0.0.1:7575.
     data_dir
@@ -75,6 +81,8 @@ def join(
         "listen": listen or None,
         "upnp": upnp,
         "mdns": mdns,
+        "relay": relay,
+        "relay_rate": relay_rate,
         "http.bind": http,
         "data_dir": data_dir,
         "store": store,

@@ -76,6 +76,10 @@ class Config(Section, frozen=True):
     """Ask the home router to let the port in; auto: where this machine listens on a LAN and has no public address."""
     mdns: bool = True
     """Find members in this LAN, and be found by them; nothing happens where only loopback is listened on."""
+    relay: Literal["auto", "off"] = "auto"
+    """Pass on what members say to each other who cannot be dialled; auto: while this node can be."""
+    relay_rate: float = 4_000_000.0
+    """Bytes a second for that, all members together and both directions."""
     data_dir: Path = Path()
     store: str = "sqlite"
     """The ledger: sqlite (in the data directory), postgresql://… (the region's own), or memory (forgets at the end)."""
@@ -153,6 +157,8 @@ def _checked(config: Config) -> Config:
             raise _wrong(f"worker.{name}", "it has to be between 1 and 1024")
     if config.idle_connections is not None and config.idle_connections < 1:
         raise _wrong("idle_connections", "it has to be at least 1")
+    if not 10_000 <= config.relay_rate <= 1e12:
+        raise _wrong("relay_rate", "it has to be at least 10000 bytes a second; relay = off relays nothing")
     if not 1024 <= config.http.max_body_bytes <= 1 << 30:
         raise _wrong("http.max_body_bytes", "it has to be between 1 KiB and 1 GiB")
     return config

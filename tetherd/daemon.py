@@ -18,7 +18,7 @@ import trio
 
 from p2p.host import HostSettings, open_host
 from p2p.host.host import Host
-from p2p.host.settings import DEFAULTS
+from p2p.host.settings import DEFAULTS, RelayTerms
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Papers, admit, check_credential, read_ticket
 from p2p.messages import ROLES, Role
@@ -90,7 +90,7 @@ class Daemon:
                 swarm_id=swarm_id,
                 passport=passport,
                 admit=lambda shown, peer: admit(shown, peer, swarm_id, time.time()),
-                settings=HostSettings(upnp=self._config.upnp == "auto"),
+                settings=_host_settings(self._config),
                 idle_connections=self._idle_connections,
             ) as network:
                 self._phases.reached("listening", ", ".join(network.addresses()))
@@ -308,3 +308,8 @@ class Daemon:
         members = sorted(swarm.view.members(), key=lambda known: known.last_seen, reverse=True)
         known = [PeerAddress(member.peer, member.presence.addresses) for member in members]
         self._data.save_known_peers([peer for peer in known if peer.peer != self._key.node_id])
+
+
+def _host_settings(config: Config) -> HostSettings:
+    terms = RelayTerms(bytes_per_s=config.relay_rate) if config.relay == "auto" else None
+    return HostSettings(upnp=config.upnp == "auto", relay=terms)
