@@ -1,0 +1,268 @@
+"""The models that the swarm's publishers have published, as far as this node has heard.
+
+Every node keeps every release that it hears of, checked, and tells whoever asks: a worker without a database can
+resolve a name and verify what it fetches. Now and then a node compares with one of its peers; a name that it does not
+know it asks of those who are to be found under it on the DHT, and of its peers.
+
+For one name@version the first publisher's newest word counts: nobody else can put another model under the name, and an
+older release of the same version that somebody still shows is ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from inference.artifacts.release import (
+    Published,
+    SignedRelease,
+    check_release,
+    check_revocation,
+    check_trust,
+)
+from p2p.errors import CAPACITY, MODEL_NOT_FOUND, TetherError
+from p2p.identity import PeerId
+from p2p.membership import SwarmId
+from p2p.messages import Message, Method
+from p2p.rpc import Rpc
+from p2p.transport import Network
+from p2p.wire import decode, encode
+
+MAX_RELEASES: Final = 4_096
+MAX_WORDS: Final = 4_096
+"""Of the authority: trusts and revocations."""
+ANSWER_BYTES: Final = 4 << 20
+"""Releases in one answer; what is left is asked for again."""
+COMPARE_S: Final = 60.0
+ASK_S: Final = 5.0
+ASKED: Final = 8
+"""Peers that are asked for a name at most."""
+
+_log = structlog.get_logger()
+
+
+class CatalogueRequest(Message, frozen=True):
+    """names: what is wanted, as name or name@version; none: whatever is not among known (digests, 32 bytes each)."""
+
+    names: tuple[str, ...] = ()
+    known: bytes = b""
+
+
+class CatalogueAnswer(Message, frozen=True):
+    """words: of the authority, encoded as `release.Signed`. more: not all of it fitted."""
+
+    releases: tuple[SignedRelease, ...] = ()
+    words: tuple[bytes, ...] = ()
+    more: bool = False
+
+
+CATALOGUE: Final = Method("catalogue", CatalogueRequest, CatalogueAnswer, priority=1)
+
+
+class Catalogue:
+    """folder: where releases are kept. heard: told of each release that is new here."""
+
+    def __init__(
+        self,
+        folder: Path,
+        swarm_id: SwarmId,
+        rpc: Rpc,
+        network: Network,
+        *,
+        heard: Callable[[Published], None] = lambda _: None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._folder = folder
+        self._swarm_id = swarm_id
+        self._rpc = rpc
+        self._network = network
+        self._heard = heard
+        self._draw = draw
+        self._known: dict[str, Published] = {}
+        self._words: dict[bytes, PeerId] = {}
+        self.revoked: set[PeerId] = set()
+        self._trusted: dict[PeerId, bytes] = {}
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._load()
+        rpc.serve(CATALOGUE, self._answer)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Compare with peers, and be found under the names that are known, until cancelled."""
+        task_status.started()
+        while True:
+            peers = sorted(self._network.peers())
+            if peers:
+                await self.compare(peers[int(self._draw() * len(peers))])
+            for published in self.all():
+                await self._announce(published.release.name)
+            await trio.sleep(COMPARE_S * (0.5 + self._draw()))
+
+    def all(self) -> list[Published]:
+        """What is known and not revoked, by name and version."""
+        return [self._known[reference] for reference in sorted(self._known)]
+
+    def find(self, name: str, version: str = "") -> Published | None:
+        """A release by name and version; by name alone the one that was made last."""
+        if version:
+            return self._known.get(f"{name}@{version}")
+        of_name = [one for one in self._known.values() if one.release.name == name]
+        return max(of_name, key=lambda one: (one.release.created, one.reference), default=None)
+
+    async def resolve(self, name: str, version: str = "") -> Published:
+        """As find, but asks others where it is not known. Raises TetherError(MODEL_NOT_FOUND)."""
+        wanted = f"{name}@{version}" if version else name
+        if (found := self.find(name, version)) is not None:
+            return found
+        for peer in await self._who_knows(name):
+            await self._hear(peer, CatalogueRequest(names=(wanted,)))
+            if (found := self.find(name, version)) is not None:
+                return found
+        there = ", ".join(one.reference for one in self.all()[:20]) or "none"
+        raise TetherError(MODEL_NOT_FOUND, f"Nobody knows {wanted}. Published are: {there}.", field="model")
+
+    def trust_in(self, publisher: PeerId) -> bytes | None:
+        """The authority's word for a publisher, if this node has heard it and it still holds."""
+        return None if publisher in self.revoked else self._trusted.get(publisher)
+
+    def add_release(self, signed: SignedRelease) -> Published:
+        """Check and keep. Raises TetherError(SIGNER_UNTRUSTED | MODEL_INVALID | WRONG_SWARM | CAPACITY)."""
+        published = check_release(signed, self._swarm_id, self.revoked)
+        older = self._known.get(published.reference)
+        if older is None and len(self._known) >= MAX_RELEASES:
+            raise TetherError(CAPACITY, f"The catalogue is full: it has {MAX_RELEASES} releases.")
+        if older is not None and older.publisher != published.publisher:
+            _log.warning("release_of_another_publisher", model=published.reference, by=published.publisher)
+            return older
+        if older is not None and older.release.created >= published.release.created:
+            return older
+        self._known[published.reference] = published
+        self._write(f"{published.reference}.release", encode(signed))
+        self._heard(published)
+        return published
+
+    def add_word(self, word: bytes) -> None:
+        """A trust or a revocation of the authority's. Raises TetherError(SIGNER_UNTRUSTED | WRONG_SWARM)."""
+        if word in self._words or len(self._words) >= MAX_WORDS:
+            return
+        try:
+            publisher = check_revocation(word, self._swarm_id)
+        except TetherError:
+            publisher = check_trust(word, self._swarm_id)
+            self._trusted[publisher] = word
+        else:
+            self._revoke(publisher)
+        self._words[word] = publisher
+        self._write(f"{hashlib.sha256(word).hexdigest()}.word", word)
+
+    def _revoke(self, publisher: PeerId) -> None:
+        self.revoked.add(publisher)
+        for reference in [name for name, one in self._known.items() if one.publisher == publisher]:
+            del self._known[reference]
+            (self._folder / f"{reference}.release").unlink(missing_ok=True)
+            _log.warning("release_revoked", model=reference, publisher=publisher)
+
+    # ── Among nodes ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def compare(self, peer: PeerId) -> None:
+        """Hear from a peer what is not known here."""
+        while True:
+            known = b"".join(bytes.fromhex(one.signed.digest) for one in self._known.values())
+            before = len(self._known)
+            more = await self._hear(peer, CatalogueRequest(known=known))
+            if not more or len(self._known) == before:
+                return
+
+    async def compare_with_all(self) -> None:
+        """Hear from all peers at once: before something is published, or after it was revoked."""
+        async with trio.open_nursery() as nursery:
+            for peer in self._network.peers():
+                nursery.start_soon(self.compare, peer)
+
+    async def _hear(self, peer: PeerId, request: CatalogueRequest) -> bool:
+        try:
+            answer = await self._rpc.ask(peer, CATALOGUE, request, timeout_s=ASK_S)
+        except TetherError as error:
+            _log.debug("catalogue_not_heard", peer=peer, cause=str(error)[:200])
+            return False
+        self._take(peer, answer.words, self.add_word)
+        self._take(peer, answer.releases, self.add_release)
+        return answer.more
+
+    def _take(self, peer: PeerId, told: Iterable[object], add: Callable[..., object]) -> None:
+        for one in told:
+            try:
+                add(one)
+            except TetherError as error:
+                _log.warning("catalogue_refused", peer=peer, cause=str(error)[:200])
+
+    async def _answer(self, _peer: PeerId, request: CatalogueRequest) -> CatalogueAnswer:
+        await trio.lowlevel.checkpoint()
+        known = {request.known[at : at + 32].hex() for at in range(0, len(request.known), 32)}
+        wanted: list[SignedRelease] = []
+        size = 0
+        for published in self.all():
+            named = {published.reference, published.release.name} & set(request.names)
+            if named if request.names else published.signed.digest not in known:
+                size += len(published.signed.body)
+                if size > ANSWER_BYTES:
+                    return CatalogueAnswer(tuple(wanted), tuple(self._words), more=True)
+                wanted.append(published.signed)
+        return CatalogueAnswer(tuple(wanted), tuple(self._words))
+
+    async def _who_knows(self, name: str) -> Sequence[PeerId]:
+        try:
+            found = await self._network.find_providers(name_key(self._swarm_id, name), limit=ASKED)
+        except TetherError:
+            found = ()
+        for address in found:
+            try:
+                await self._network.connect(address)
+            except TetherError as error:
+                _log.debug("provider_not_reached", peer=address.peer, cause=str(error)[:200])
+        connected = self._network.peers()
+        first = [address.peer for address in found if address.peer in connected]
+        return [*first, *sorted(connected - set(first))[:ASKED]]
+
+    async def _announce(self, name: str) -> None:
+        try:
+            await self._network.provide(name_key(self._swarm_id, name))
+        except TetherError as error:
+            _log.debug("not_announced", cause=str(error)[:200])
+
+    # ── On the disk ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _load(self) -> None:
+        """Words first: what was revoked must not come back."""
+        for kind, add in (("*.word", self.add_word), ("*.release", self._read_release)):
+            for path in sorted(self._folder.glob(kind)):
+                try:
+                    add(path.read_bytes())
+                except TetherError as error:
+                    _log.warning("catalogue_entry_dropped", path=path.name, cause=str(error)[:200])
+                    path.unlink()
+
+    def _read_release(self, data: bytes) -> None:
+        self.add_release(decode(data, SignedRelease))
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._folder / name
+        if path.exists() and path.read_bytes() == data:
+            return
+        draft = path.with_name(f"{name}.new")
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+
+def name_key(swarm_id: SwarmId, name: str) -> bytes:
+    """Where on the DHT those meet who know releases of a name. 32 bytes."""
+    return hashlib.sha256(f"tether/release/{swarm_id}/{name}".encode()).digest()
