@@ -46,7 +46,7 @@ class Control:
         finally:
             connection.close()
         if response.status >= 400:
-            raise _error(answer)
+            raise error_in(answer)
         return answer
 
     def _not_running(self) -> TetherError:
@@ -62,7 +62,7 @@ def post_stream(base: str, path: str, body: dict[str, Any]) -> Iterator[Iterator
         connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
         response = connection.getresponse()
         if response.status >= 400:
-            raise _error(json.loads(response.read()))
+            raise error_in(json.loads(response.read()))
         yield _events(response)
     except (OSError, http.client.HTTPException) as error:
         raise TetherError(NOT_RUNNING, f"The shim at {base} does not answer.") from error
@@ -78,11 +78,12 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
                 return
             event: dict[str, Any] = json.loads(data)
             if "error" in event:
-                raise _error(event)
+                raise error_in(event)
             yield event
 
 
-def _error(answer: dict[str, Any]) -> TetherError:
+def error_in(answer: dict[str, Any]) -> TetherError:
+    """The daemon's own error, as the answer holds it."""
     error = answer.get("error", {})
     code = CATALOGUE.get(str(error.get("code")), INTERNAL)
     message = str(error.get("message", "The daemon answered with an error."))

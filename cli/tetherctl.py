@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from platformdirs import user_data_path
 
-from cli import db, keys, show, tenants
+from cli import db, keys, library, show, tenants
 from cli.context import context, printed, seconds
 from p2p.errors import FIELD_INVALID, MODEL_NOT_FOUND, TetherError
 from tetherd import __version__
@@ -21,6 +21,7 @@ app.meta.group_parameters = app.group_parameters
 
 app.command(tenants.app)
 app.command(keys.app)
+library.add_to(app)
 app.command(db.commands(lambda: context.data_dir, printed))
 
 

@@ -53,6 +53,16 @@ class WorkerConfig(Section, frozen=True):
     """Threads of the engine; none: from the cores and the model's size."""
 
 
+class ModelsConfig(Section, frozen=True):
+    """The cache of model files, and what it takes of the network."""
+
+    cache_gb: float | None = None
+    """All of them together; beyond, those used longest ago go. None: what the disk has, but for half a GB."""
+    lend_mb_s: float | None = None
+    """What all who fetch from this node get together; none: no limit. Tokens go first in any case."""
+    fetch_mb_s: float | None = None
+
+
 class TelemetryConfig(Section, frozen=True):
     """Logs and traces. Metrics are always at /metrics."""
 
@@ -91,6 +101,7 @@ class Config(Section, frozen=True):
     """How long SIGTERM waits for running answers."""
     http: HttpConfig = HttpConfig()
     worker: WorkerConfig = WorkerConfig()
+    models: ModelsConfig = ModelsConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
 
@@ -155,6 +166,10 @@ def _checked(config: Config) -> Config:
     for name, count in (("slots", config.worker.slots), ("threads", config.worker.threads)):
         if count is not None and not 1 <= count <= 1024:
             raise _wrong(f"worker.{name}", "it has to be between 1 and 1024")
+    limits = config.models
+    for name in ("cache_gb", "lend_mb_s", "fetch_mb_s"):
+        if (limit := getattr(limits, name)) is not None and not 0 < limit < 1e9:
+            raise _wrong(f"models.{name}", "it has to be greater than 0")
     if config.idle_connections is not None and config.idle_connections < 1:
         raise _wrong("idle_connections", "it has to be at least 1")
     if not 10_000 <= config.relay_rate <= 1e12:

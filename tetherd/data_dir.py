@@ -72,6 +72,10 @@ class DataDir:
         return self.root / "ledger.db"
 
     @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
     def replays(self) -> Path:
         return self.root / "replays"
 

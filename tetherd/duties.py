@@ -5,6 +5,7 @@ orchestrator (with its ledger) > gateway > worker, which lends what the engines 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from tetherd.gateway.replay import Replays
 from tetherd.gateway.secrets import local_secret
 from tetherd.models import ModelHouse
 from tetherd.orchestrator.orchestrator import Orchestrator
+from tetherd.registry.desk import LibraryDesk, library_routes
+from tetherd.registry.library import Library, cache_limits
 from tetherd.store import open_store
 from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
@@ -65,16 +68,35 @@ class Duties:
         self._key = key
         self._models = models
         self._metrics = metrics
+        self._library: LibraryDesk | None = None
         self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
 
     async def take(self, parts: trio.Nursery, node: Node, roles: Sequence[Role]) -> None:
         """Returns when every part serves. A worker waits for its models here."""
+        await self._open_library(parts, node)
         if "orchestrator" in roles:
             await self._orchestrate(parts, node)
         if "gateway" in roles:
             await self._open_gateway(parts, node)
         if "worker" in roles:
             await self._lend(parts, node)
+
+    async def _open_library(self, parts: trio.Nursery, node: Node) -> None:
+        library = Library(
+            self._data.models,
+            self._key,
+            self._data.authority(),
+            node.papers.member.certificate.swarm_id,
+            node.rpc,
+            node.network,
+            cache_limits(self._config.models),
+            now=time.time,
+            environ=os.environ,
+        )
+        await parts.start(library.run)
+        self._library = LibraryDesk(library)
+        await parts.start(self._library.run)
+        self._models.open_library(library)
 
     async def _orchestrate(self, parts: trio.Nursery, node: Node) -> None:
         store = self._store = await open_store(self._config.store, self._data.ledger)
@@ -130,7 +152,8 @@ class Duties:
 
     def admin_routes(self) -> Sequence[Route]:
         """What the admin socket serves for the roles; the rest is the daemon's."""
-        return tenant_routes(self._tenants) if self.orchestrator else ()
+        library = library_routes(self._library) if self._library else []
+        return [*library, *(tenant_routes(self._tenants) if self.orchestrator else ())]
 
     async def drain(self, limit_s: float) -> None:
         """Take no new work, finish what runs."""

@@ -25,6 +25,8 @@ from p2p.wire import decode, encode
 MAX_FILES: Final = 64
 MAX_RELEASE_BYTES: Final = 1 << 20
 MAX_TEXT_CHARS: Final = 256
+MAX_ORIGINS: Final = 8
+MAX_URL_CHARS: Final = 2_048
 SUFFIXES: Final = (".gguf", ".safetensors", ".json", ".model", ".txt")
 """No format that runs code when it is opened, and what stands beside weights."""
 
@@ -34,10 +36,11 @@ _PATH: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class ReleaseFile(Message, frozen=True):
-    """path: a plain name, in the model's own folder."""
+    """path: a plain name, in the model's own folder; origins: where else it is, as --model takes it."""
 
     path: str
     blob: Blob
+    origins: tuple[str, ...] = ()
 
 
 class Release(Message, frozen=True):
@@ -178,6 +181,8 @@ def check_contents(release: Release) -> None:
     for one in release.files:
         if not _PATH.fullmatch(one.path) or not one.path.lower().endswith(SUFFIXES):
             raise _wrong(f"{one.path[:80]!r} is no plain name that ends in {', '.join(SUFFIXES)}.", "files")
+        if len(one.origins) > MAX_ORIGINS or any(len(origin) > MAX_URL_CHARS for origin in one.origins):
+            raise _wrong(f"A file has over {MAX_ORIGINS} origins, or one that is too long.", "files")
         check_blob(one.blob)
     for name in ("licence", "supersedes", "chat_template"):
         if len(getattr(release, name)) > MAX_TEXT_CHARS:

@@ -101,7 +101,7 @@ class Catalogue:
             if peers:
                 await self.compare(peers[int(self._draw() * len(peers))])
             for published in self.all():
-                await self._announce(published.release.name)
+                await self.announce(published.release.name)
             await trio.sleep(COMPARE_S * (0.5 + self._draw()))
 
     def all(self) -> list[Published]:
@@ -230,7 +230,8 @@ class Catalogue:
         first = [address.peer for address in found if address.peer in connected]
         return [*first, *sorted(connected - set(first))[:ASKED]]
 
-    async def _announce(self, name: str) -> None:
+    async def announce(self, name: str) -> None:
+        """Be found under a name."""
         try:
             await self._network.provide(name_key(self._swarm_id, name))
         except TetherError as error:

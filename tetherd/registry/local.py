@@ -11,25 +11,37 @@ from typing import Final
 
 from inference.demo import MODEL_NAME, MODEL_PATH, MODEL_VERSION
 from inference.gguf import GgufHeader, read_header
+from inference.manifest import Manifest
 from p2p.errors import MODEL_INVALID, TetherError
-from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Url, parse
+from tetherd.registry.references import BuiltIn, LocalFile, parse
 
 MAX_NAME_CHARS: Final = 96
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A file whose header passed the bounded reader. version "": to be taken from the digest of the content."""
+    """A file whose header passed the bounded reader. version "": to be taken from the digest of the content.
+
+    manifest: what was published, of a model that was fetched; it was verified then.
+    """
 
     path: Path
     name: str
     version: str
     header: GgufHeader
+    manifest: Manifest | None = None
+
+
+def sort_references(references: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What --model names on this machine (nothing named: the built-in model), and what is to be fetched."""
+    named = list(references) or [MODEL_NAME]
+    here = [text for text in named if isinstance(parse(text), BuiltIn | LocalFile)]
+    return here, [text for text in named if text not in here]
 
 
 def find_local(references: Sequence[str]) -> list[LocalModel]:
-    """Find what --model names; nothing named: the built-in model. Raises TetherError(MODEL_INVALID)."""
-    found = [_find(text) for text in references or (MODEL_NAME,)]
+    """Find files of this machine by what --model calls them. Raises TetherError(MODEL_INVALID)."""
+    found = [_find(text) for text in references]
     names = [model.name for model in found]
     for name in names:
         if names.count(name) > 1:
@@ -56,9 +68,8 @@ def _find(text: str) -> LocalModel:
         case LocalFile(path):
             found = _regular_file(path)
             return LocalModel(found, model_name(path), "", read_header(found))
-        case HubFile() | Url() | CatalogueEntry():
-            detail = f"{text} is not on this machine, and Tether fetches no models yet: download it and name the file."
-            raise TetherError(MODEL_INVALID, detail, field="model")
+        case _:
+            raise AssertionError(f"{text} is not on this machine")
 
 
 def _regular_file(path: Path) -> Path:

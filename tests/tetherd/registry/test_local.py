@@ -9,7 +9,7 @@ import pytest
 
 from inference.demo import MODEL_NAME, MODEL_PATH
 from p2p.errors import MODEL_INVALID, TetherError
-from tetherd.registry.local import find_local, model_name
+from tetherd.registry.local import find_local, model_name, sort_references
 from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Reference, Url, parse
 
 
@@ -40,8 +40,14 @@ def test_a_malformed_reference_is_refused(text: str) -> None:
 
 
 def test_nothing_named_is_the_built_in_model() -> None:
-    [model] = find_local(())
-    assert (model.name, model.path) == (MODEL_NAME, MODEL_PATH)
+    here, elsewhere = sort_references(())
+    [model] = find_local(here)
+    assert (model.name, model.path, elsewhere) == (MODEL_NAME, MODEL_PATH, [])
+
+
+def test_what_is_not_on_this_machine_is_to_be_fetched() -> None:
+    fetched = ["hf:org/repo/file", "https://host/x.gguf", "llama3@8b"]
+    assert sort_references([MODEL_NAME, *fetched]) == ([MODEL_NAME], fetched)
 
 
 def test_a_file_is_called_by_its_name(tmp_path: Path) -> None:
@@ -54,12 +60,6 @@ def test_a_file_is_called_by_its_name(tmp_path: Path) -> None:
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="Two models are called"):
         find_local([MODEL_NAME, MODEL_NAME])
-
-
-@pytest.mark.parametrize("text", ["hf:org/repo/file", "https://host/x.gguf", "llama3@8b"])
-def test_what_is_not_on_this_machine_is_refused_in_a_sentence(text: str) -> None:
-    with pytest.raises(TetherError, match="not on this machine"):
-        find_local([text])
 
 
 def test_a_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,214 @@
+"""tetherctl's commands about models: publish, pull, what is published, what is kept here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from cyclopts import App
+
+from cli import show
+from cli.context import context, printed
+from cli.control import error_in
+from p2p.errors import FIELD_INVALID, TetherError
+
+POLL_S: Final = 0.2
+BAR_CHARS: Final = 24
+_UNITS: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_REMOTE: Final = ("hf:", "https://", "s3://")
+
+cache: Final = App(name="cache", help="The model files that this node keeps.")
+
+
+def add_to(app: App) -> None:
+    for command in (publish, pull, catalogue, trust):
+        app.command(command)
+    app.command(cache)
+
+
+def publish(source: str, *, name: str = "", version: str = "", licence: str = "") -> None:
+    """Sign a model and offer it to the swarm; workers serve it with `--model NAME@VERSION`.
+
+    Parameters
+    ----------
+    source
+        A GGUF file, hf:org/repo/file or https://….
+    name
+        What clients ask for. Default: the file's name.
+    version
+        Default: the beginning of the file's SHA-256.
+    licence
+        What its licence is called, such as apache-2.0.
+    """
+    if not source.startswith(_REMOTE):
+        source = str(Path(source).expanduser().resolve())
+    order = {"source": source, "name": name, "version": version, "licence": licence}
+    printed(_errand("/publish", order, "publishing"), _show)
+
+
+def pull(model: str) -> None:
+    """Fetch a published model from whoever has it, and keep it here.
+
+    Parameters
+    ----------
+    model
+        NAME or NAME@VERSION of the catalogue, hf:org/repo/file or https://….
+    """
+    printed(_errand("/pull", {"model": model}, "fetching"), _show)
+
+
+def catalogue() -> None:
+    """List the models that are published in this swarm, as far as this node has heard."""
+
+    def people(answer: list[dict[str, Any]]) -> None:
+        rows = [
+            {
+                **one,
+                "size": size(one["sizeBytes"]),
+                "publisher": show.short(one["publisher"]),
+                "here": "yes" if one["here"] else None,
+            }
+            for one in answer
+        ]
+        columns = {"model": "MODEL", "size": "SIZE", "contextTokens": "CONTEXT", "publisher": "PUBLISHER"}
+        show.table(
+            rows,
+            columns | {"licence": "LICENCE", "here": "HERE"},
+            "Nothing is published yet: tetherctl publish FILE.",
+        )
+
+    printed(context.control.get("/catalogue"), people)
+
+
+def trust(publisher: str, *, revoke: bool = False) -> None:
+    """Let a node publish models; only the node that founded the swarm can.
+
+    Parameters
+    ----------
+    publisher
+        Its node id, as `tetherctl status` shows it there.
+    revoke
+        Take it back: nothing that it published is loaded any more.
+    """
+    printed(context.control.post("/trust", {"publisher": publisher, "revoked": revoke}), _show)
+
+
+@cache.command(name="ls")
+def list_() -> None:
+    """List the files, the one that was used longest ago first."""
+
+    def people(answer: list[dict[str, Any]]) -> None:
+        rows = [
+            {
+                "sha256": one["sha256"][:12],
+                "models": one["models"],
+                "size": size(one["sizeBytes"]),
+                "state": "pinned" if one["pinned"] else one["state"],
+            }
+            for one in answer
+        ]
+        columns = {"sha256": "SHA256", "models": "MODELS", "size": "SIZE", "state": "STATE"}
+        show.table(rows, columns, "The cache is empty.")
+
+    printed(context.control.get("/cache"), people)
+
+
+@cache.command
+def pin(model: str, *, unpin: bool = False) -> None:
+    """Never remove a model's files to make room.
+
+    Parameters
+    ----------
+    model
+        NAME or NAME@VERSION.
+    unpin
+        Allow it again.
+    """
+    printed(context.control.post(f"/cache/pin/{model}", {"pinned": not unpin}), _show)
+
+
+@cache.command
+def gc(*, free: str = "") -> None:
+    """Remove files that are not pinned, the one that was used longest ago first.
+
+    Parameters
+    ----------
+    free
+        Only until so much is free, such as 20G. Default: all of them.
+    """
+
+    def people(answer: list[dict[str, Any]]) -> None:
+        rows = [
+            {"sha256": one["sha256"][:12], "models": one["models"], "size": size(one["sizeBytes"])}
+            for one in answer
+        ]
+        show.table(rows, {"sha256": "REMOVED", "models": "MODELS", "size": "SIZE"}, "Nothing was removed.")
+
+    printed(context.control.post("/cache/gc", {"freeBytes": read_size(free) if free else None}), people)
+
+
+@cache.command
+def verify() -> None:
+    """Read all files again and remove what is damaged."""
+
+    def people(answer: dict[str, Any]) -> None:
+        rows = [{**one, "sha256": one["sha256"][:12]} for one in answer["files"]]
+        show.table(rows, {"sha256": "SHA256", "models": "MODELS", "state": "STATE"}, "The cache is empty.")
+
+    printed(_errand("/cache/verify", {}, "reading"), people)
+
+
+def size(count: float) -> str:
+    """12 B, 3.4 kB, 1.2 GB: as disks are sold."""
+    unit = "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def read_size(text: str) -> int:
+    """Read 500M or 20G. Raises TetherError(FIELD_INVALID)."""
+    number, unit = text[:-1], text[-1:].lower()
+    if unit not in _UNITS or not number.replace(".", "", 1).isdecimal():
+        raise TetherError(FIELD_INVALID, f"{text!r} has to be like 500M or 20G.", field="free")
+    return int(float(number) * _UNITS[unit])
+
+
+def _show(answer: dict[str, Any]) -> None:
+    show.facts({name: value for name, value in answer.items() if value not in ("", None)})
+
+
+def _errand(path: str, order: dict[str, Any], doing: str) -> Any:
+    """Begin long work in the daemon and watch it. The daemon goes on with it when this command is stopped."""
+    work = context.control.post(path, order)["work"]
+    drawn = False
+    while True:
+        shown = context.control.get(f"/work/{work}")
+        if sys.stderr.isatty() and not context.json and shown["sizeBytes"]:
+            drawn = True
+            print(f"\r\x1b[K{progress_line(doing, shown)}", end="", file=sys.stderr, flush=True)
+        if shown["state"] != "running":
+            break
+        time.sleep(POLL_S)
+    if drawn:
+        print(file=sys.stderr)
+    if shown["error"] is not None:
+        raise error_in(shown)
+    return shown["result"]
+
+
+def progress_line(doing: str, shown: dict[str, Any]) -> str:
+    """fetching  ██████░░░░  42 %  1.2 of 2.9 GB  88.1 MB/s  19s left  3 sources"""
+    done, whole, rate = shown["doneBytes"], shown["sizeBytes"], shown["bytesPerSecond"]
+    full = BAR_CHARS * done // whole
+    parts = [doing, "█" * full + "░" * (BAR_CHARS - full), f"{100 * done // whole:3} %"]
+    parts.append(f"{size(done)} of {size(whole)}")
+    if rate:
+        parts += [f"{size(rate)}/s", f"{show.duration((whole - done) / rate)} left"]
+    if shown["sources"]:
+        parts.append(f"{shown['sources']} source{'s' if shown['sources'] > 1 else ''}")
+    return "  ".join(parts)

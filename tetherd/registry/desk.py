@@ -1,0 +1,280 @@
+"""What tetherctl asks about models: work that takes long goes on in the daemon, and is looked at while it does."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+import trio
+from starlette.requests import Request
+from starlette.routing import Route
+
+from inference.artifacts.fetching import Progress
+from inference.artifacts.release import Published
+from p2p.errors import NOT_FOUND, TetherError
+from p2p.identity import PeerId
+from tetherd.admin import Json, answered, read
+from tetherd.registry.library import Library, Order, Told
+from tetherd.registry.references import CatalogueEntry, parse
+
+MAX_ERRANDS: Final = 64
+"""Remembered, those under way always."""
+
+
+class _Body(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    pass
+
+
+class PublishBody(_Body, frozen=True):
+    source: str
+    name: str = ""
+    version: str = ""
+    licence: str = ""
+
+
+class PullBody(_Body, frozen=True):
+    """model: name or name@version."""
+
+    model: str
+
+
+class TrustBody(_Body, frozen=True):
+    publisher: str
+    revoked: bool = False
+
+
+class PinBody(_Body, frozen=True):
+    pinned: bool = True
+
+
+class GcBody(_Body, frozen=True):
+    """free_bytes: how much to free; none: all that is not pinned."""
+
+    free_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class _Errand:
+    """Work under way, or how it ended."""
+
+    progress: Progress = Progress(0, 0, 0.0, 0)  # noqa: RUF009 it is frozen
+    result: dict[str, Any] | None = None
+    failure: TetherError | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+
+    def shown(self) -> dict[str, Any]:
+        failure = self.failure
+        return {
+            "state": "failed" if failure else "done" if self.result is not None else "running",
+            "doneBytes": self.progress.done,
+            "sizeBytes": self.progress.size,
+            "bytesPerSecond": round(self.progress.rate),
+            "sources": self.progress.sources,
+            "result": self.result,
+            "error": {"code": failure.code.name, "message": failure.message, "field": failure.field}
+            if failure
+            else None,
+        }
+
+
+class LibraryDesk:
+    """run: where errands go on; it is cancelled with the node, and what has come then stays on the disk."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._errands: OrderedDict[str, _Errand] = OrderedDict()
+        self._serials = count(1)
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def catalogue(self) -> list[dict[str, Any]]:
+        return [self._shown(one) for one in self._library.catalogue.all()]
+
+    def publish(self, body: PublishBody) -> dict[str, Any]:
+        order = Order(body.source, body.name, body.version, body.licence)
+
+        async def work(told: Told) -> dict[str, Any]:
+            return self._shown(await self._library.publish(order, told))
+
+        return self._begin(work)
+
+    def pull(self, body: PullBody) -> dict[str, Any]:
+        reference = parse(body.model) if "@" in body.model else CatalogueEntry(body.model, "")
+
+        async def work(told: Told) -> dict[str, Any]:
+            if not isinstance(reference, CatalogueEntry):
+                model = await self._library.fetch_reference(body.model, told)
+            else:
+                model = await self._library.get(reference.name, reference.version, told)
+            return {"model": f"{model.name}@{model.version}", "path": str(model.path)}
+
+        return self._begin(work)
+
+    def errand(self, name: str) -> dict[str, Any]:
+        """Raises TetherError(NOT_FOUND)."""
+        errand = self._errands.get(name)
+        if errand is None:
+            raise TetherError(NOT_FOUND, f"There is no work {name!r} here.")
+        return errand.shown()
+
+    async def trust(self, body: TrustBody) -> dict[str, Any]:
+        self._library.trust(PeerId(body.publisher), revoked=body.revoked)
+        await trio.lowlevel.checkpoint()
+        return {"publisher": body.publisher, "state": "revoked" if body.revoked else "trusted"}
+
+    def cache(self) -> list[dict[str, Any]]:
+        names = self._names()
+        whole = [
+            {
+                "sha256": one.sha256,
+                "models": names.get(one.sha256, []),
+                "sizeBytes": one.size,
+                "usedAt": one.used,
+                "pinned": one.pinned,
+                "state": "whole",
+            }
+            for one in self._library.blobs.kept()
+        ]
+        coming = [
+            {
+                "sha256": sha256,
+                "models": names.get(sha256, []),
+                "sizeBytes": progress.size,
+                "usedAt": None,
+                "pinned": False,
+                "state": f"{100 * progress.done // max(1, progress.size)} %",
+            }
+            for sha256, progress in self._library.shelf.fetches().items()
+        ]
+        return whole + coming
+
+    async def pin(self, model: str, body: PinBody) -> dict[str, Any]:
+        name, _, version = model.partition("@")
+        published = await self._library.catalogue.resolve(name, version)
+        for one in published.release.files:
+            await trio.to_thread.run_sync(
+                partial(self._library.blobs.pin, one.blob.sha256, pinned=body.pinned)
+            )
+        return {"model": published.reference, "pinned": body.pinned}
+
+    async def gc(self, body: GcBody) -> list[dict[str, Any]]:
+        wanted = body.free_bytes if body.free_bytes is not None else 1 << 62
+        busy = set(self._library.shelf.fetches())
+        names = self._names()
+        gone = await trio.to_thread.run_sync(self._library.blobs.evict, wanted, busy)
+        return [
+            {"sha256": one.sha256, "models": names.get(one.sha256, []), "sizeBytes": one.size} for one in gone
+        ]
+
+    def verify(self) -> dict[str, Any]:
+        """Read everything again; what has rotted is removed."""
+
+        async def work(told: Told) -> dict[str, Any]:
+            kept, names, checked, done = self._library.blobs.kept(), self._names(), [], 0
+            for one in kept:
+                told(Progress(done, sum(other.size for other in kept), 0.0, 0))
+                sound = await trio.to_thread.run_sync(self._library.blobs.verify, one.sha256)
+                done += one.size
+                state = "whole" if sound else "removed: it was damaged"
+                checked.append({"sha256": one.sha256, "models": names.get(one.sha256, []), "state": state})
+            return {"files": checked}
+
+        return self._begin(work)
+
+    def _begin(self, work: Callable[[Told], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        assert self._nursery is not None
+        errand, name = _Errand(), f"{next(self._serials)}"
+        self._errands[name] = errand
+        ended = [one for one, kept in self._errands.items() if kept.done.is_set()]
+        for one in ended[: max(0, len(self._errands) - MAX_ERRANDS)]:
+            del self._errands[one]
+        self._nursery.start_soon(self._carry, errand, work)
+        return {"work": name}
+
+    async def _carry(self, errand: _Errand, work: Callable[[Told], Awaitable[dict[str, Any]]]) -> None:
+        def told(progress: Progress) -> None:
+            """Never backwards: hashing and fetching are one bar each, and a bar that is full stays so."""
+            if progress.size != errand.progress.size or progress.done >= errand.progress.done:
+                errand.progress = progress
+
+        try:
+            errand.result = await work(told)
+        except TetherError as error:
+            errand.failure = error
+        finally:
+            errand.done.set()
+
+    def _names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for published in self._library.catalogue.all():
+            for one in published.release.files:
+                names.setdefault(one.blob.sha256, []).append(published.reference)
+        return names
+
+    def _shown(self, published: Published) -> dict[str, Any]:
+        release = published.release
+        return {
+            "model": published.reference,
+            "name": release.name,
+            "version": release.version,
+            "sizeBytes": release.size,
+            "contextTokens": release.context_tokens,
+            "publisher": published.publisher,
+            "licence": release.licence,
+            "createdAt": release.created,
+            "supersedes": release.supersedes,
+            "digest": release.manifest.digest,
+            "here": self._library.holds(published),
+        }
+
+
+def library_routes(desk: LibraryDesk) -> list[Route]:
+    """The desk on the admin socket."""
+
+    async def catalogue(_request: Request) -> Json:
+        return desk.catalogue()
+
+    async def publish(request: Request) -> Json:
+        return desk.publish(await read(request, PublishBody))
+
+    async def pull(request: Request) -> Json:
+        return desk.pull(await read(request, PullBody))
+
+    async def errand(request: Request) -> Json:
+        return desk.errand(str(request.path_params["name"]))
+
+    async def trust(request: Request) -> Json:
+        return await desk.trust(await read(request, TrustBody))
+
+    async def cache(_request: Request) -> Json:
+        return desk.cache()
+
+    async def pin(request: Request) -> Json:
+        return await desk.pin(str(request.path_params["model"]), await read(request, PinBody))
+
+    async def gc(request: Request) -> Json:
+        return await desk.gc(await read(request, GcBody))
+
+    async def verify(_request: Request) -> Json:
+        return desk.verify()
+
+    return [
+        Route("/catalogue", answered(catalogue)),
+        Route("/publish", answered(publish), methods=["POST"]),
+        Route("/pull", answered(pull), methods=["POST"]),
+        Route("/work/{name}", answered(errand)),
+        Route("/trust", answered(trust), methods=["POST"]),
+        Route("/cache", answered(cache)),
+        Route("/cache/pin/{model}", answered(pin), methods=["POST"]),
+        Route("/cache/gc", answered(gc), methods=["POST"]),
+        Route("/cache/verify", answered(verify), methods=["POST"]),
+    ]

@@ -1,0 +1,257 @@
+"""The models of one node: what it knows of (the catalogue), what it has (the cache), how it publishes and fetches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from inference.artifacts.blobs import Blobs
+from inference.artifacts.chunks import Blob, Digester
+from inference.artifacts.fetching import Progress
+from inference.artifacts.origins import HttpOrigin, Place, download, place_of_url, place_on_hub
+from inference.artifacts.rate import Rate
+from inference.artifacts.release import (
+    Published,
+    Release,
+    ReleaseFile,
+    check_contents,
+    revoke,
+    sign_release,
+    trust,
+)
+from inference.artifacts.shelf import Shelf
+from inference.gguf import GgufHeader, read_header
+from p2p.errors import DIGEST_MISMATCH, MODEL_INVALID, NOT_ISSUER, SIGNER_UNTRUSTED, TetherError
+from p2p.identity import NodeKey, PeerId, public_key_of
+from p2p.membership import SwarmId
+from p2p.rpc import Rpc
+from p2p.transport import Network
+from tetherd.config import ModelsConfig
+from tetherd.registry.catalogue import Catalogue
+from tetherd.registry.local import LocalModel, model_name
+from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Url, parse
+
+Told = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """cache_bytes: all models together; up, down: bytes a second. None: no limit."""
+
+    cache_bytes: int | None = None
+    up_bytes_per_s: float | None = None
+    down_bytes_per_s: float | None = None
+
+
+def cache_limits(config: ModelsConfig) -> CacheLimits:
+    return CacheLimits(
+        None if config.cache_gb is None else int(config.cache_gb * 1e9),
+        None if config.lend_mb_s is None else config.lend_mb_s * 1e6,
+        None if config.fetch_mb_s is None else config.fetch_mb_s * 1e6,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to publish. source: as --model takes it, but for a catalogue's name; name, version "": from the file."""
+
+    source: str
+    name: str = ""
+    version: str = ""
+    licence: str = ""
+
+
+class Library:
+    """`run` shares and compares; authority: the swarm's key, on the node that has it. now: unix seconds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        key: NodeKey,
+        authority: NodeKey | None,
+        swarm_id: SwarmId,
+        rpc: Rpc,
+        network: Network,
+        limits: CacheLimits,
+        *,
+        now: Callable[[], float],
+        environ: Mapping[str, str],
+    ) -> None:
+        self._key = key
+        self._authority = authority
+        self._swarm_id = swarm_id
+        self._now = now
+        self._environ = environ
+        self._downloads = folder / "downloads"
+        self._downloads.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.blobs = Blobs(folder, budget_bytes=limits.cache_bytes)
+        up, down = Rate(limits.up_bytes_per_s), Rate(limits.down_bytes_per_s)
+        self.shelf = Shelf(self.blobs, rpc, network, swarm_id, down=down, up=up)
+        self.catalogue = Catalogue(folder / "catalogue", swarm_id, rpc, network, heard=self._heard)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Lend, be found, and hear of releases, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.shelf.run)
+            await nursery.start(self.catalogue.run)
+            task_status.started()
+
+    def holds(self, published: Published) -> bool:
+        """Whether all files of a release are here, whole."""
+        return all(self.blobs.path(one.blob.sha256) for one in published.release.files)
+
+    async def get(self, name: str, version: str = "", told: Told = lambda _: None) -> LocalModel:
+        """A published model, fetched unless it is here. Raises TetherError(MODEL_NOT_FOUND | NO_SOURCE | …)."""
+        published = await self.catalogue.resolve(name, version)
+        release = published.release
+        paths = [await self._get_file(one, told) for one in release.files]
+        model = next(
+            (path for path, one in zip(paths, release.files, strict=True) if _is_model(one.path)), None
+        )
+        if model is None:
+            raise TetherError(MODEL_INVALID, f"{published.reference} has no GGUF file.", field="model")
+        header = await trio.to_thread.run_sync(read_header, model)
+        return LocalModel(model, release.name, release.version, header, release.manifest)
+
+    async def publish(self, order: Order, told: Told = lambda _: None) -> Published:
+        """Hash, sign, and offer to the swarm. Raises TetherError(SIGNER_UNTRUSTED | MODEL_INVALID | …)."""
+        trusted = await self._own_trust()
+        path, name, origins = await self._source(order.source, told)
+        header = await trio.to_thread.run_sync(read_header, path)
+        blob = await trio.to_thread.run_sync(partial(_digest, path, told))
+        release = self._release(order, order.name or name, blob, header, origins)
+        check_contents(release)
+        await trio.to_thread.run_sync(self.blobs.adopt, path, blob)
+        published = self.catalogue.add_release(sign_release(self._key, release, trusted))
+        if published.publisher != self._key.node_id:
+            detail = f"{published.reference} is {published.publisher}'s: choose another name or version."
+            raise TetherError(MODEL_INVALID, detail, field="name")
+        await self.catalogue.announce(release.name)
+        return published
+
+    def trust(self, publisher: PeerId, *, revoked: bool = False) -> None:
+        """Let a node publish, or take that back. Raises TetherError(NOT_ISSUER) without the authority's key."""
+        public_key_of(publisher)
+        if self._authority is None:
+            raise TetherError(NOT_ISSUER, "Only the node that founded the swarm trusts publishers.")
+        word = revoke if revoked else trust
+        self.catalogue.add_word(word(self._authority, publisher, self._now()))
+
+    # ── How ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def fetch_reference(self, text: str, told: Told = lambda _: None) -> LocalModel:
+        """What --model names beyond this machine: a catalogue's entry, a hub's file or a URL."""
+        match parse(text):
+            case CatalogueEntry(name, version):
+                return await self.get(name, version, told)
+            case HubFile() | Url():
+                path, name, _ = await self._source(text, told)
+                header = await trio.to_thread.run_sync(read_header, path)
+                return LocalModel(path, name, "", header)
+            case _:
+                raise AssertionError(f"{text} is on this machine")
+
+    async def _get_file(self, file: ReleaseFile, told: Told) -> Path:
+        origins = [HttpOrigin(self._place(parse(origin))) for origin in file.origins]
+        return await self.shelf.want(file.blob, origins=origins, told=told)
+
+    async def _own_trust(self) -> bytes:
+        own = self._key.node_id
+        if self._authority is not None and own not in self.catalogue.revoked:
+            if self.catalogue.trust_in(own) is None:
+                self.trust(own)
+        elif self.catalogue.trust_in(own) is None:
+            await self.catalogue.compare_with_all()
+        trusted = self.catalogue.trust_in(own)
+        if trusted is None:
+            raise TetherError(SIGNER_UNTRUSTED, f"This node ({own}) may not publish.")
+        return trusted
+
+    async def _source(self, text: str, told: Told) -> tuple[Path, str, tuple[str, ...]]:
+        """Where a file is on this machine, what it is called, and where else it is."""
+        match reference := parse(text):
+            case LocalFile(path):
+                return path, model_name(path), ()
+            case HubFile() | Url():
+                place = self._place(reference)
+                name = Path(reference.file if isinstance(reference, HubFile) else place.name).name
+                return await self._download(place, told), model_name(Path(name)), (text,)
+            case BuiltIn() | CatalogueEntry():
+                raise TetherError(MODEL_INVALID, f"{text} is no file.", field="source")
+
+    def _place(self, reference: object) -> Place:
+        match reference:
+            case HubFile(repo, file):
+                return place_on_hub(repo, file, self._environ)
+            case Url(url) if url.startswith("https://"):
+                return place_of_url(url)
+            case _:
+                raise TetherError(
+                    MODEL_INVALID, "Only hf: and https:// can be fetched from yet.", field="source"
+                )
+
+    async def _download(self, place: Place, told: Told) -> Path:
+        into = self._downloads / hashlib.sha256(place.url.encode()).hexdigest()[:32]
+
+        def came(done: int, size: int) -> None:
+            told(Progress(done, size, 0.0, 1))
+
+        got = await download(place, into, told=came)
+        if got.sha256:
+            blob = await trio.to_thread.run_sync(partial(_digest, into, lambda _: None))
+            if blob.sha256 != got.sha256:
+                await trio.to_thread.run_sync(into.unlink)
+                raise TetherError(DIGEST_MISMATCH, f"{place.name} is not the file that the hub says it is.")
+        return into
+
+    def _release(
+        self, order: Order, name: str, blob: Blob, header: GgufHeader, origins: tuple[str, ...]
+    ) -> Release:
+        template = hashlib.sha256(header.chat_template.encode()).hexdigest() if header.chat_template else ""
+        older = self.catalogue.find(name)
+        version = order.version or blob.sha256[:12]
+        return Release(
+            swarm_id=self._swarm_id,
+            name=name,
+            version=version,
+            engine="llama.cpp",
+            files=(ReleaseFile(f"{name}.gguf", blob, origins),),
+            context_tokens=header.context_length,
+            created=self._now(),
+            chat_template=template,
+            licence=order.licence,
+            supersedes=older.release.version if older and older.release.version != version else "",
+        )
+
+    def _heard(self, published: Published) -> None:
+        """Of files that are here already, this node is another holder."""
+        for one in published.release.files:
+            if self.blobs.path(one.blob.sha256) is not None:
+                self.shelf.know(one.blob)
+
+
+def _is_model(path: str) -> bool:
+    return path.lower().endswith(".gguf")
+
+
+def _digest(path: Path, told: Told) -> Blob:
+    """In a thread. Raises TetherError(MODEL_INVALID)."""
+    try:
+        size = path.stat().st_size
+        digester, done = Digester(size), 0
+        with path.open("rb") as file:
+            for length in digester.spans():
+                trio.from_thread.check_cancelled()
+                digester.add(file.read(length))
+                done += length
+                trio.from_thread.run_sync(told, Progress(done, size, 0.0, 0))
+    except OSError as error:
+        raise TetherError(
+            MODEL_INVALID, f"{path} cannot be read: {error.strerror}.", field="source"
+        ) from error
+    return digester.blob()
