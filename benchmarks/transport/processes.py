@@ -161,10 +161,7 @@ def node(script: str, *arguments: str) -> Process:
 
 async def obey(hello: Answer, commands: Mapping[str, Command]) -> None:
     """The other end: say hello, then carry out commands one after the other, until the input closes."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_to_stderr()
     _say(hello)
     unread = bytearray()
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as lines:
@@ -175,6 +172,14 @@ async def obey(hello: Answer, commands: Mapping[str, Command]) -> None:
                 unread[:] = rest
                 arguments = json.loads(line)
                 _say(await commands[arguments.pop("command")](**arguments) or {})
+
+
+def log_to_stderr() -> None:
+    """A side's stdout is for answers; one that logs before it obeys does this first."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def _say(answer: Answer) -> None:
