@@ -53,7 +53,7 @@ def join(
     model
         A model to serve: a GGUF file, or tether-demo, which is built in and the default. Repeatable.
     listen
-        A multiaddr to listen on for other nodes, such as /ip4/0.0.0.0/tcp/7576. Repeatable.
+        A multiaddr to listen on for other nodes, such as /ip6/::/tcp/7576. Repeatable; default: port 7576 everywhere.
     upnp
         auto (default) asks the home router to let the port in; off does not.
     mdns

@@ -20,6 +20,8 @@ from p2p.errors import CONFIG_INVALID, TetherError
 from p2p.messages import ROLES, Role
 
 ENV_PREFIX: Final = "TETHER_"
+PORT: Final = 7576
+"""For other nodes: a fixed one, so that tickets outlive a restart."""
 Settings = dict[str, Any]
 
 
@@ -80,8 +82,8 @@ class Config(Section, frozen=True):
     ticket: str = ""
     roles: tuple[Role, ...] = ()
     """Empty: all that the certificate grants."""
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/7576",)
-    """Multiaddrs for other nodes. A fixed port, so that tickets outlive a restart."""
+    listen: tuple[str, ...] = ()
+    """Multiaddrs for other nodes; none: port 7576 of all IPv4 addresses, and of all IPv6 ones where there is IPv6."""
     upnp: Literal["auto", "off"] = "auto"
     """Ask the home router to let the port in; auto: where this machine listens on a LAN and has no public address."""
     mdns: bool = True

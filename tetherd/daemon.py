@@ -19,6 +19,7 @@ import trio
 from p2p.host import HostSettings, open_host
 from p2p.host.host import Host
 from p2p.host.settings import DEFAULTS, RelayTerms
+from p2p.host.sockets import everywhere
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Papers, admit, check_credential, read_ticket
 from p2p.messages import ROLES, Role
@@ -26,7 +27,7 @@ from p2p.rpc import Rpc
 from p2p.transport import Network, PeerAddress
 from tetherd import __version__
 from tetherd.admin import build_admin
-from tetherd.config import Config, parse_bind
+from tetherd.config import PORT, Config, parse_bind
 from tetherd.data_dir import DataDir, Standing
 from tetherd.duties import Duties, Node
 from tetherd.gateway.absent import NoGateway
@@ -86,7 +87,7 @@ class Daemon:
                 nursery.start_soon(self._models.run)
             async with open_host(
                 self._key,
-                listen=self._config.listen,
+                listen=self._config.listen or everywhere(PORT),
                 swarm_id=swarm_id,
                 passport=passport,
                 admit=lambda shown, peer: admit(shown, peer, swarm_id, time.time()),
@@ -115,6 +116,7 @@ class Daemon:
             await self._reach(network, chosen)
             roles = self._roles = self._config.roles or member.certificate.roles
             swarm = self._swarm = self._enter(network, rpc, papers, roles)
+            network.on_new_addresses(swarm.moved)
             await parts.start(swarm.run)
             desk.open(standing)
             parts.start_soon(self._renewal(rpc, desk, standing, papers, passport).run)

@@ -150,6 +150,12 @@ class Swarm:
         self._mesh.changed()
         self._reports.changed()
 
+    def moved(self) -> None:
+        """This node is to be dialled elsewhere: say so where it is found, and to those who lead."""
+        self._meeting.models_changed()
+        self._mesh.changed()
+        self._reports.changed()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Live in the swarm until cancelled; started as soon as others may find this node."""
         self._rpc.serve(PRESENCE, self._answer_presence)

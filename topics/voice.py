@@ -77,9 +77,9 @@ class Voice:
 
     def vital(self) -> Hashable:
         """What others have to know at once when it changes."""
-        health = self.health()
+        health, where = self.health(), self._transport.addresses()
         if health is None:
-            return self.state
+            return self.state, where
         served = frozenset((model.digest, model.loaded) for model in health.model_cache)
         step = health.load * _LOAD_STEPS // max(health.capacity, 1)
-        return self.state, served, health.capacity, step, health.load > 0, health.queue > 0
+        return self.state, where, served, health.capacity, step, health.load > 0, health.queue > 0

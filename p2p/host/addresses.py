@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
-import psutil
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from p2p.errors import FIELD_INVALID, TetherError
@@ -19,6 +19,7 @@ MAX_ADDRESSES: Final = 16
 MAX_HEARSAY: Final = 8
 MAX_PEERS: Final = 8_192
 """In the book, least recently told first out."""
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 CIRCUIT: Final = "/p2p-circuit"
 _IP: Final = ("ip4", "ip6")
 _NAMES: Final = ("dns", "dns4", "dns6")
@@ -36,7 +37,7 @@ class TcpAddress:
         return f"/{self.family}/{self.host}/tcp/{self.port}"
 
     @property
-    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    def ip(self) -> IpAddress | None:
         return ipaddress.ip_address(self.host) if self.family in _IP else None
 
 
@@ -78,9 +79,7 @@ def parse(text: str) -> TcpAddress:
             raise ValueError(text)
         family, host, port = parts[1], parts[2], int(parts[4])
         if family in _IP:
-            version = ipaddress.ip_address(host).version
-            if family != f"ip{version}":
-                raise ValueError(text)
+            host = _host(family, host)
         elif family not in _NAMES or not host:
             raise ValueError(text)
         if not (parts[4].isascii() and parts[4].isdigit() and port < 65_536):
@@ -90,6 +89,33 @@ def parse(text: str) -> TcpAddress:
             FIELD_INVALID, f"{text[:100]!r} is not an address like /ip4/192.0.2.1/tcp/4001.", field="listen"
         ) from error
     return TcpAddress(family, host, port)
+
+
+def _host(family: str, text: str) -> str:
+    """An IP address as it is written everywhere. Raises ValueError, TetherError for one that others cannot use."""
+    ip = ipaddress.ip_address(text)
+    if family != f"ip{ip.version}":
+        raise ValueError(text)
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.is_link_local:
+            detail = f"{text[:100]} is a link-local address, which means nothing to others: use another or /ip6/::."
+            raise TetherError(FIELD_INVALID, detail, field="listen")
+        if ip.scope_id or ip.ipv4_mapped:
+            raise ValueError(text)
+    return str(ip)
+
+
+def interleaved(texts: Iterable[str]) -> list[str]:
+    """Addresses in their order, but with families taking turns, so that a broken one holds up no dial (RFC 8305, 4).
+
+    Relays stay last.
+    """
+    queues: dict[str, list[str]] = {}
+    for text in texts:
+        queues.setdefault(CIRCUIT if is_circuit(text) else text.split("/")[1], []).append(text)
+    relayed = queues.pop(CIRCUIT, [])
+    turns = zip_longest(*queues.values())
+    return [text for turn in turns for text in turn if text is not None] + relayed
 
 
 def dialable(texts: Iterable[str]) -> list[str]:
@@ -130,31 +156,27 @@ def seen_from_wire(raw: bytes) -> TcpAddress | None:
     return parse(found[0]) if found else None
 
 
-def announced(bound: Iterable[TcpAddress]) -> tuple[str, ...]:
-    """What others may dial: 0.0.0.0 and :: stand for the interfaces' addresses, loopback only if there is no other."""
-    found: dict[str, None] = {}
+def expanded(bound: Iterable[TcpAddress], ips: Sequence[IpAddress]) -> list[TcpAddress]:
+    """With the addresses of interfaces in place of 0.0.0.0 and ::."""
+    found: dict[TcpAddress, None] = {}
     for address in bound:
         if address.ip is not None and address.ip.is_unspecified:
-            for host in _interfaces(address.ip.version):
-                found[str(TcpAddress(address.family, host, address.port))] = None
+            for ip in ips:
+                if ip.version == address.ip.version:
+                    found[TcpAddress(address.family, str(ip), address.port)] = None
         else:
-            found[str(address)] = None
-    return tuple(found)[:MAX_ADDRESSES]
+            found[address] = None
+    return list(found)
 
 
-def _interfaces(version: int) -> list[str]:
-    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
-    hosts = []
-    for name, addresses in psutil.net_if_addrs().items():
-        for entry in addresses if name in up else ():
-            try:
-                ip = ipaddress.ip_address(entry.address)
-            except ValueError:
-                continue
-            if ip.version == version and not ip.is_link_local:
-                hosts.append(ip)
-    outward = [str(ip) for ip in hosts if not ip.is_loopback]
-    return outward or [str(ip) for ip in hosts]
+def announced(
+    bound: Iterable[TcpAddress], ips: Sequence[IpAddress], *, refuted: Container[TcpAddress] = ()
+) -> tuple[str, ...]:
+    """What others may dial: loopback only if there is no other, and none of refuted. ips: of the interfaces."""
+    found = expanded(bound, ips)
+    outward = [address for address in found if not (address.ip and address.ip.is_loopback)]
+    chosen = [address for address in outward if address not in refuted] if outward else found
+    return tuple(str(address) for address in chosen[:MAX_ADDRESSES])
 
 
 @dataclass(slots=True)

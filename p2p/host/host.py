@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import trio
 
 from p2p.errors import FIELD_INVALID, TetherError
+from p2p.host.addresses import TcpAddress, expanded
 from p2p.host.gossip import Meshes
 from p2p.host.handshake import Admit, Gate
 from p2p.host.identify import Identification
@@ -18,7 +20,10 @@ from p2p.host.observed import Observed
 from p2p.host.paths import Path, Reach
 from p2p.host.ping import answer_pings
 from p2p.host.punch import Punching
+from p2p.host.reach.autonat import AutoNat, Finding
+from p2p.host.reach.plan import candidates
 from p2p.host.relay import Relaying
+from p2p.host.roaming import Roaming
 from p2p.host.settings import DEFAULTS, HostSettings
 from p2p.host.switch import Switch
 from p2p.host.vicinity import Vicinity
@@ -42,10 +47,20 @@ class Host:
     """Implements `Network`."""
 
     def __init__(
-        self, switch: Switch, dht: Dht, meshes: Meshes, vicinity: Vicinity, reach: Reach, punching: Punching
+        self,
+        switch: Switch,
+        dht: Dht,
+        meshes: Meshes,
+        vicinity: Vicinity,
+        reach: Reach,
+        punching: Punching,
+        autonat: AutoNat,
+        roaming: Roaming,
     ) -> None:
         self.reach = reach
         self.punching = punching
+        self._autonat = autonat
+        self._roaming = roaming
         self._switch = switch
         self._dht = dht
         self._meshes = meshes
@@ -81,6 +96,14 @@ class Host:
         """Over what each peer is connected."""
         found = {peer: self._switch.path(peer) for peer in self._switch.peers()}
         return {peer: path for peer, path in found.items() if path is not None}
+
+    def finding(self) -> Finding:
+        """Whether strangers' dials arrive, and how this node knows."""
+        return self._autonat.finding()
+
+    def on_new_addresses(self, tell: Callable[[], None]) -> None:
+        """Call tell whenever `addresses` has changed: this machine moved, or a router lets others in."""
+        self._roaming.announced.append(tell)
 
     def keep(self, last_use: LastUse) -> None:
         self._switch.uses.append(last_use)
@@ -156,20 +179,34 @@ async def _start(
     observed = Observed()
     identification = Identification(switch, nursery, observed)
     punching = Punching(switch, observed, nursery)
-    identification.seen_elsewhere = punching.look
+    identification.seen_anew.append(punching.look)
     answer_pings(switch)
     switch.listeners.append(meshes)
     switch.uses.append(meshes.last_use)
     await nursery.start(meshes.run)
     await nursery.start(switch.run)
     nursery.start_soon(dht.run)
-    vicinity = Vicinity(switch, swarm_id)
+    roaming = Roaming(switch)
+    vicinity = Vicinity(switch, swarm_id, roaming.look_again)
     if settings.upnp:
         nursery.start_soon(vicinity.open_router)
     reach = Reach()
-    relaying = Relaying(switch, dht, reach, swarm_id, settings.relay, identification.tell)
+    relaying = Relaying(switch, dht, reach, swarm_id, settings.relay, roaming.look_again)
     nursery.start_soon(relaying.run)
-    return Host(switch, dht, meshes, vicinity, reach, punching)
+
+    def to_ask_about() -> list[TcpAddress]:
+        own = expanded([*vicinity.mapped(), *switch.bound()], switch.ips())
+        return candidates(own, observed.outside(), switch.bound())
+
+    autonat = AutoNat(switch, reach, to_ask_about, random.Random(), concluded=roaming.look_again)
+    switch.elsewhere.append(autonat.confirmed)
+    switch.refuted = autonat.refuted
+    identification.seen_anew.append(autonat.look_again)
+    roaming.moved += [observed.forget, autonat.moved, vicinity.moved]
+    roaming.announced += [identification.tell, dht.moved, autonat.look_again]
+    nursery.start_soon(autonat.run)
+    nursery.start_soon(roaming.run)
+    return Host(switch, dht, meshes, vicinity, reach, punching, autonat, roaming)
 
 
 def _checked(key: bytes) -> bytes:

@@ -15,11 +15,12 @@ import trio
 from google.protobuf.message import DecodeError
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 
-from p2p.errors import TetherError
+from p2p.errors import CAPACITY, TetherError
 from p2p.host.addresses import from_wire, seen_from_wire, to_wire
 from p2p.host.framing import Frames, framed
 from p2p.host.kad.distance import raw_id
 from p2p.host.observed import Observed
+from p2p.host.scores import Scores
 from p2p.host.switch import Switch
 from p2p.identity import PeerId
 from p2p.transport import Stream
@@ -29,6 +30,8 @@ PUSH: Final = "/ipfs/id/push/1.0.0"
 """The same message, unasked: its sender's addresses have changed."""
 MAX_PUSHES: Final = 8
 """At a time."""
+PUSH_LIMIT: Final = 16.0
+"""Of one peer, faded by half each minute; no machine moves as often."""
 MAX_BYTES: Final = 8_192
 PATIENCE_S: Final = 5.0
 FAMILY: Final = "ipfs/0.1.0"
@@ -45,10 +48,11 @@ class Identification:
     def __init__(self, switch: Switch, tasks: trio.Nursery, observed: Observed) -> None:
         self._switch = switch
         self._observed = observed
-        self.seen_elsewhere: Callable[[], None] = lambda: None
-        """Called when what peers see of this node has changed."""
         self._tasks = tasks
+        self._pushed = Scores(PUSH_LIMIT)
         self._pushes = trio.Semaphore(MAX_PUSHES)
+        self.seen_anew: list[Callable[[], None]] = []
+        """Called when what peers see of this node has changed."""
         switch.handle(PROTOCOL, self._answer, guests=False)
         switch.handle(PUSH, self._heed_push, guests=False)
         switch.listeners.append(self)
@@ -79,6 +83,11 @@ class Identification:
                     await stream.reset()
 
     async def _heed_push(self, stream: Stream) -> None:
+        """Raises TetherError(CAPACITY) beyond the limit."""
+        now = trio.current_time()
+        if self._pushed.refused(stream.peer, now):
+            raise TetherError(CAPACITY, "This peer moves too often.")
+        self._pushed.mark(stream.peer, 1.0, now)
         with trio.move_on_after(PATIENCE_S), suppress(DecodeError):
             message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
             self._switch.book.said(stream.peer, from_wire(message.listen_addrs))
@@ -118,4 +127,5 @@ class Identification:
         if seen is None or path is None or path.local is None or path.local.port not in ports:
             return
         if self._observed.saw(witness, seen):
-            self.seen_elsewhere()
+            for tell in self.seen_anew:
+                tell()

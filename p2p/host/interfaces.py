@@ -1,14 +1,15 @@
-"""This machine's interfaces: those that lead to a LAN, and whether one is the internet's own."""
+"""This machine's interfaces: their addresses, and those that lead to a LAN."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from socket import AddressFamily
 
 import psutil
 
-from p2p.host.addresses import TcpAddress
+from p2p.host.addresses import IpAddress, TcpAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,17 @@ class Interface:
         return ipaddress.ip_address(self.host).is_private
 
 
-def outside(family: str) -> bool:
-    """Whether one of this machine's own addresses of a family, ip4 or ip6, is one of the internet's."""
-    for entries in psutil.net_if_addrs().values():
-        for entry in entries:
-            try:
+def own_ips() -> tuple[IpAddress, ...]:
+    """The addresses of interfaces that are up, both families, loopback's among them; no link-local ones."""
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    found: dict[IpAddress, None] = {}
+    for name, entries in psutil.net_if_addrs().items():
+        for entry in entries if name in up else ():
+            if entry.family in (AddressFamily.AF_INET, AddressFamily.AF_INET6):
                 ip = ipaddress.ip_address(entry.address.partition("%")[0])
-            except ValueError:  # a hardware address
-                continue
-            if family == f"ip{ip.version}" and ip.is_global:
-                return True
-    return False
+                if not ip.is_link_local:
+                    found[ip] = None
+    return tuple(found)
 
 
 def lans(bound: Iterable[TcpAddress]) -> frozenset[Interface]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 import structlog
@@ -84,6 +84,16 @@ class Registry:
             return
         self.forget(connection)
         await connection.close()
+
+    async def abandon(self, hosts: Container[str]) -> list[PeerId]:
+        """End the connections from these addresses of this machine, which are gone. Returns the members lost."""
+        lost = []
+        for connection in self.all():
+            local = connection.path.local
+            if local is not None and local.host in hosts:
+                await connection.muxer.abandon()
+                lost += [] if connection.guest else [connection.peer]
+        return lost
 
     async def part_from_all(self) -> None:
         """What was just written still arrives: relayed connections part before those that carry them."""

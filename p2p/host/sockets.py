@@ -27,6 +27,21 @@ class Listening:
     address: TcpAddress
 
 
+def everywhere(port: int) -> tuple[str, ...]:
+    """All addresses of this machine, in both families as far as it has them."""
+    families = ("/ip4/0.0.0.0", "/ip6/::") if _has_ipv6() else ("/ip4/0.0.0.0",)
+    return tuple(f"{family}/tcp/{port}" for family in families)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
 async def listen(texts: Sequence[str]) -> list[Listening]:
     """Bind every address, or none. Raises TetherError(ADDRESS_IN_USE | FIELD_INVALID) naming the one at fault.
 

@@ -10,7 +10,7 @@ first, because who dials has lost the old one, or shows a new certificate.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -23,11 +23,14 @@ from p2p.host.addresses import (
     CircuitAddress,
     TcpAddress,
     announced,
+    interleaved,
     is_circuit,
 )
+from p2p.host.apart import Apart
 from p2p.host.connection import Connection, agree
 from p2p.host.errors import HOSTILE_BYTES, PeerFault
 from p2p.host.handshake import Gate
+from p2p.host.interfaces import own_ips
 from p2p.host.paths import Path, path_of
 from p2p.host.raw import Carried, Pipe
 from p2p.host.registry import Registry
@@ -82,6 +85,10 @@ class Switch:
         self.peers = self._standing.peers
         self.connected = self._standing.connected
         self.news = self._standing.news
+        self.abandon = self._standing.abandon
+        self.ips = own_ips
+        self.refuted: Callable[[], Container[TcpAddress]] = tuple
+        self.apart = Apart(gate)
         self.elsewhere: list[Callable[[], Iterable[TcpAddress]]] = []
         self.behind: Callable[[], Iterable[CircuitAddress]] = tuple
         self._gate = gate
@@ -91,7 +98,7 @@ class Switch:
         self._dialling: dict[PeerId, _Dialling] = {}
         self._shaking: dict[PeerId, Path] = {}
         self._bound: list[Listening] = []
-        self.ways = Ways(self.bound)
+        self.ways = Ways(self.bound, lambda: self.ips())
         self._budget = Budget(HOST_GROWTH_BYTES)
         self._door = Door()
         self._breaches = Scores(MEMBER_LIMIT)
@@ -130,7 +137,8 @@ class Switch:
         """Those that a router has for this node come first: who shares its LAN finds out at once, the others never."""
         elsewhere = (address for source in self.elsewhere for address in source())
         behind = tuple(str(address) for address in self.behind())
-        return announced([*elsewhere, *self.bound()])[: MAX_ADDRESSES - len(behind)] + behind
+        direct = announced([*elsewhere, *self.bound()], self.ips(), refuted=self.refuted())
+        return direct[: MAX_ADDRESSES - len(behind)] + behind
 
     def bound(self) -> list[TcpAddress]:
         """Where it listens; 0.0.0.0 and :: stand for all interfaces."""
@@ -220,7 +228,8 @@ class Switch:
             dialling.done.set()
 
     async def _reach(self, peer: PeerId, circuits: bool) -> None:
-        addresses = [address for address in self.book.of(peer) if circuits or not is_circuit(address)]
+        known = interleaved(self.book.of(peer))
+        addresses = [address for address in known if circuits or not is_circuit(address)]
         dial = Dial(peer, addresses, lambda address: self.ways.pipe(peer, address))
         failure: TetherError | None = None
         with trio.move_on_after(self._settings.dial_s):
@@ -287,8 +296,11 @@ class Switch:
             await trio.aclose_forcefully(raw)
             raise
         else:
-            self._enter(connection)
-            await self._carry(connection)
+            if self.apart.awaits(connection.peer, connection.path) and self.connected(connection.peer):
+                await self.apart.carry(connection, self.protocols())
+            else:
+                self._enter(connection)
+                await self._carry(connection)
         finally:
             self._standing.news.unpark_all()
 
@@ -325,6 +337,8 @@ class Switch:
 
     def _mine_stands(self, peer: PeerId, arriving: Path) -> bool:
         """Whoever dialled it, a direct connection is better than a relayed one of the same moment."""
+        if self.apart.awaits(peer, arriving):
+            return False
         standing = self._standing.of(peer)
         if standing is not None and trio.current_time() - standing.born >= SIMULTANEOUS_S:
             standing = None

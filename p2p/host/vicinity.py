@@ -5,6 +5,7 @@ Nothing of it happens on a machine that listens on loopback alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -30,23 +31,35 @@ MAX_NOTED: Final = 256
 
 
 class Vicinity:
-    """One node's, on the first IPv4 port that it listens on."""
+    """One node's, on the first IPv4 port that it listens on. announce: called when the router's mapping changed."""
 
-    def __init__(self, switch: Switch, swarm_id: SwarmId) -> None:
+    def __init__(self, switch: Switch, swarm_id: SwarmId, announce: Callable[[], None]) -> None:
+        self._announce = announce
         self._switch = switch
         self._swarm_id = swarm_id
         self._dialled: dict[PeerId, float] = {}
         self._dials = 0
         self._tasks: trio.Nursery | None = None
+        self._mapping: PortMapping | None = None
+
+    def mapped(self) -> list[TcpAddress]:
+        """Where the router lets the internet in."""
+        address = self._mapping.address if self._mapping else None
+        return [address] if address else []
+
+    def moved(self) -> None:
+        """Another network has another router."""
+        if self._mapping is not None:
+            self._mapping.moved()
 
     async def open_router(self) -> None:
         """Have the router let the port in, and announce where, until cancelled."""
         port = self._port()
         if port is None:
             return
-        mapping = PortMapping(port, self._private_hosts)
-        self._switch.elsewhere.append(lambda: [mapping.address] if mapping.address else [])
-        await mapping.run()
+        self._mapping = PortMapping(port, self._private_hosts, changed=self._announce)
+        self._switch.elsewhere.append(self.mapped)
+        await self._mapping.run()
 
     async def meet(self) -> None:
         """Tell the LAN of this node and dial the members that are heard of, until cancelled."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 
-from p2p.host.addresses import CircuitAddress, TcpAddress, is_circuit, parse, parse_circuit
-from p2p.host.interfaces import outside
+from p2p.host.addresses import CircuitAddress, IpAddress, TcpAddress, is_circuit, parse, parse_circuit
 from p2p.host.raw import Pipe
 from p2p.host.sockets import connect_tcp
 from p2p.identity import PeerId
@@ -16,11 +15,14 @@ Through = Callable[[CircuitAddress, PeerId], Awaitable[Pipe]]
 
 
 class Ways:
-    """bound: where this node listens. through: set by whoever can."""
+    """bound: where this node listens. ips: of its interfaces. through: set by whoever can."""
 
-    def __init__(self, bound: Callable[[], Sequence[TcpAddress]]) -> None:
+    def __init__(
+        self, bound: Callable[[], Sequence[TcpAddress]], ips: Callable[[], Sequence[IpAddress]]
+    ) -> None:
         self.through: Through | None = None
         self._bound = bound
+        self._ips = ips
 
     async def pipe(self, peer: PeerId, address: str) -> Pipe:
         """Raises OSError."""
@@ -44,6 +46,8 @@ class Ways:
         Never between machines with public addresses: should both dial at once from the ports that the other dials,
         TCP would make one connection of the two dials, with nobody to answer.
         """
-        if target.ip is None or not target.ip.is_global or outside(target.family):
+        if target.ip is None or not target.ip.is_global:
+            return None
+        if any(ip.is_global and ip.version == target.ip.version for ip in self._ips()):
             return None
         return self.port(target.family)

@@ -65,6 +65,21 @@ class Host:
     def mend(self) -> None:
         self._carrier(True)
 
+    def move(self, address: str) -> None:
+        """Another network: of a machine with its own line, in place of the address that it had."""
+        self.namespace.ip("addr", "del", f"{self.address}/24", "dev", "eth0")
+        self.namespace.ip("addr", "add", f"{address}/24", "dev", "eth0")
+        self.namespace.ip("route", "replace", "default", "via", _NOWHERE)
+        self.address = self.public = address
+
+    def six(self, number: int, *, only: bool = False) -> str:
+        """Give it an IPv6 address of the public side; only: and take the IPv4 one."""
+        address = f"2a00:11::{number}"
+        self.namespace.ip("addr", "add", f"{address}/64", "dev", "eth0", "nodad")
+        if only:
+            self.namespace.ip("addr", "del", f"{self.address}/24", "dev", "eth0")
+        return address
+
     def _carrier(self, on: bool) -> None:
         if self.cable is None:
             self.net.order({"mend" if on else "cut": _device(self.public)})

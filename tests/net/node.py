@@ -86,9 +86,20 @@ class Node:
         while True:
             now = self.host.addresses()
             if now != told:
-                say(event="addresses", first=now[0], addresses=now, mapped=len(now) > len(start))
+                say(
+                    event="addresses",
+                    first=now[0] if now else "",
+                    addresses=now,
+                    mapped=len(now) > len(start),
+                )
                 told = now
             await trio.sleep(0.05)
+
+    async def tell_reach(self) -> None:
+        """Say each new verdict on whether this node is reachable."""
+        while True:
+            say(event="reach", state=self.host.reach.verdict.value, why=self.host.finding().why)
+            await self.host.reach.changed()
 
     async def op_connect(self, peer: str, addresses: list[str]) -> Order:
         began = trio.current_time()
@@ -199,6 +210,7 @@ async def main(options: Options) -> None:
         node = Node(host, rpc)
         say(event="ready", **await node.op_addresses())
         nursery.start_soon(node.tell_addresses)
+        nursery.start_soon(node.tell_reach)
         await take_orders(node, nursery)
         nursery.cancel_scope.cancel()
     say(event="left")

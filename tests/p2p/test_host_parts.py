@@ -22,6 +22,7 @@ from p2p.host.addresses import (
 )
 from p2p.host.errors import HOSTILE_BYTES
 from p2p.host.framing import Frames, framed
+from p2p.host.interfaces import own_ips
 from p2p.host.negotiate import answer, ask
 from p2p.identity import PeerId
 from p2p.pipe import pipe
@@ -93,11 +94,11 @@ def test_addresses_pass_the_wire() -> None:
 
 
 def test_a_wildcard_stands_for_the_interfaces_with_the_port_that_was_bound() -> None:
-    told = announced([TcpAddress("ip4", "0.0.0.0", 4001)])
+    told = announced([TcpAddress("ip4", "0.0.0.0", 4001)], own_ips())
     assert told
     assert all(parse(one).port == 4001 and not parse(one).ip.is_unspecified for one in told)  # type: ignore[union-attr]
     exact = TcpAddress("ip4", "127.0.0.1", 5)
-    assert announced([exact]) == ("/ip4/127.0.0.1/tcp/5",)
+    assert announced([exact], own_ips()) == ("/ip4/127.0.0.1/tcp/5",)
 
 
 def test_the_book_says_first_what_worked_then_what_the_peer_says_then_hearsay() -> None:

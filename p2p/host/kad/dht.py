@@ -68,6 +68,10 @@ class Dht:
             self._stir.set()
         self._table.seen(peer, trio.current_time())
 
+    def moved(self) -> None:
+        """This node is elsewhere: those near it have to learn where."""
+        self._stir.set()
+
     def down(self, peer: PeerId) -> None:
         """It stays in the table until it fails to answer: a connection ends for many reasons."""
 

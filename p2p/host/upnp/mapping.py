@@ -39,14 +39,26 @@ _log = structlog.get_logger()
 
 
 class PortMapping:
-    """port, hosts: what is listened on, and this machine's addresses on LANs. address: where the internet comes in."""
+    """port, hosts: what is listened on, and this machine's addresses on LANs. address: where the internet comes in.
 
-    def __init__(self, port: int, hosts: Callable[[], Sequence[str]], search: Search = gateways) -> None:
+    changed: called when that is another.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        hosts: Callable[[], Sequence[str]],
+        search: Search = gateways,
+        *,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._port = port
         self._hosts = hosts
         self._find = search
         self._gateway: Gateway | None = None
         self._external = 0
+        self._changed = changed
+        self._again = trio.Event()
         self.address: TcpAddress | None = None
 
     async def run(self) -> None:
@@ -57,10 +69,18 @@ class PortMapping:
                     await self._search()
                 else:
                     await self._renew(self._gateway)
-                await trio.sleep(AGAIN_S if self._gateway is None else RENEW_S)
+                with trio.move_on_after(AGAIN_S if self._gateway is None else RENEW_S):
+                    await self._again.wait()
+                self._again = trio.Event()
         finally:
             with trio.move_on_after(GOODBYE_S, shield=True):
                 await self._leave()
+
+    def moved(self) -> None:
+        """This machine is in another network: the gateway of the one before is out of reach."""
+        self._gateway = None
+        self._now(None)
+        self._again.set()
 
     async def _search(self) -> None:
         for own in self._hosts():
@@ -111,3 +131,4 @@ class PortMapping:
         if address != self.address:
             self.address = address
             _log.info("upnp.mapped" if address else "upnp.unmapped", address=str(address or ""))
+            self._changed()
