@@ -13,6 +13,7 @@ from platformdirs import user_data_path
 
 from cli import db, keys, library, show, tenants
 from cli.context import context, printed, seconds
+from cli.status import tell
 from p2p.errors import FIELD_INVALID, MODEL_NOT_FOUND, TetherError
 from tetherd import __version__
 
@@ -43,26 +44,8 @@ def _launch(
 
 @app.command
 def status() -> None:
-    """Show this node: its swarm, region, roles, leader, peers and models."""
-
-    def people(answer: dict[str, Any]) -> None:
-        leader = answer["orchestrator"]
-        show.facts(
-            {
-                "node": answer["nodeId"],
-                "swarm": answer["swarmId"],
-                "state": answer["state"],
-                "region": answer["region"],
-                "roles": answer["roles"],
-                "http": answer["http"],
-                "orchestrator": "this node" if leader == answer["nodeId"] else leader or "none known",
-                "peers": answer["peers"],
-                "models": answer["models"],
-                "up": show.duration(answer["uptimeSeconds"]),
-            }
-        )
-
-    printed(context.control.get("/status"), people)
+    """Show this node: what it is, where it can be dialled, and over what its peers are connected."""
+    printed(context.control.get("/status"), tell)
 
 
 @app.command

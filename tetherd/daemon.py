@@ -42,6 +42,7 @@ from tetherd.operator import DaemonOperator
 from tetherd.phases import Phases
 from tetherd.renewal import Renewal
 from tetherd.telemetry.metrics import Metrics
+from tetherd.whereabouts import by_path, whereabouts
 from topics.settings import SwarmSettings
 from topics.swarm import Swarm
 
@@ -176,7 +177,7 @@ class Daemon:
             self._phases.notice("None of the known members answers; this node goes on looking.")
         self._phases.reached("peers", f"{reached} reached")
 
-    def _enter(self, network: Network, rpc: Rpc, papers: Papers, roles: tuple[Role, ...]) -> Swarm:
+    def _enter(self, network: Host, rpc: Rpc, papers: Papers, roles: tuple[Role, ...]) -> Swarm:
         swarm = Swarm(
             network,
             rpc,
@@ -191,7 +192,8 @@ class Daemon:
             version=__version__,
         )
         self._metrics.watch_swarm(
-            peers=lambda: len(network.peers()),
+            reachability=lambda: network.finding().state.value,
+            peers=lambda: by_path(network),
             members=lambda: Counter(known.state for known in swarm.view.members()),
         )
         return swarm
@@ -240,7 +242,7 @@ class Daemon:
     async def _serve(
         self,
         parts: trio.Nursery,
-        network: Network,
+        network: Host,
         swarm: Swarm,
         desk: IssuerDesk,
         standing: Standing,
@@ -265,6 +267,7 @@ class Daemon:
             served=served,
             state=lambda: self._state,
             start_drain=lambda: self._start_drain(parts),
+            where=lambda: whereabouts(network),
             now=trio.current_time,
         )
         admin = build_admin(operator, self._duties.admin_routes())

@@ -33,6 +33,7 @@ class DaemonOperator:
     served: Callable[[], list[ModelSummary]]
     state: Callable[[], str]
     start_drain: Callable[[], int]
+    where: Callable[[], dict[str, Any]]
     now: Callable[[], float]
 
     def status(self) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class DaemonOperator:
             "state": self.state(),
             "orchestrator": leaders[0] if leaders else None,
             "peers": len(self.transport.peers()),
+            **self.where(),
             "models": sorted({model.name for model in self.served()}),
             "ledger": self.orchestrator.ledger() if self.orchestrator else None,
             "uptimeSeconds": round(trio.current_time() - self.began, 1),

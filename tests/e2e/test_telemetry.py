@@ -101,7 +101,8 @@ def test_every_hop_counts_its_requests_errors_and_seconds(swarm: LocalSwarm) -> 
     assert at_gateway["tether_gateway_first_token_seconds_count"] == 1
     assert at_gateway["tether_gateway_inter_token_seconds_count"] > 0
     assert at_gateway['tether_orchestrator_placements_total{outcome="granted"}'] == 1
-    assert at_gateway["tether_peers"] >= 1
+    assert at_gateway['tether_peers{path="direct"}'] >= 1
+    assert at_gateway['tether_reachability{state="unknown"}'] == 1
     assert at_worker["tether_worker_sampled_tokens_total"] == sum(answer.tether["tokens"])
     assert at_worker["tether_worker_first_token_seconds_count"] == 1
     assert any(name.startswith("tether_rpc_calls_total") for name in at_worker)

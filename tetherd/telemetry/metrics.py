@@ -33,9 +33,23 @@ class Metrics:
             __version__
         ).set(1)
 
-    def watch_swarm(self, peers: Callable[[], int], members: Callable[[], Mapping[str, int]]) -> None:
-        """Show, at each scrape, how many peers are connected and members known by state."""
-        Gauge("tether_peers", "Peers with an open connection.", registry=self.registry).set_function(peers)
+    def watch_swarm(
+        self,
+        reachability: Callable[[], str],
+        peers: Callable[[], Mapping[str, int]],
+        members: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Show, at each scrape, whether this node can be dialled, its peers by path and the members known by state."""
+        verdict = Gauge(
+            "tether_reachability", "1 for what is found of this node.", ["state"], registry=self.registry
+        )
+        for state in ("public", "private", "unknown"):
+            verdict.labels(state).set_function(partial(_is, reachability, state))
+        by_path = Gauge(
+            "tether_peers", "Peers with an open connection, by path.", ["path"], registry=self.registry
+        )
+        for path in ("direct", "relayed"):
+            by_path.labels(path).set_function(partial(_count, peers, path))
         by_state = Gauge("tether_members", "Members known, by state.", ["state"], registry=self.registry)
         for state in ("alive", "suspect", "dead"):
             by_state.labels(state).set_function(partial(_count, members, state))
@@ -47,6 +61,10 @@ class Metrics:
 
 def _count(members: Callable[[], Mapping[str, int]], state: str) -> float:
     return float(members().get(state, 0))
+
+
+def _is(found: Callable[[], str], state: str) -> float:
+    return float(found() == state)
 
 
 class RpcCounters:
