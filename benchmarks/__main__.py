@@ -10,6 +10,7 @@ from typing import Annotated, Final
 from cyclopts import App, Parameter
 
 from benchmarks import calls, hostile, join, ledger, network, punch
+from benchmarks.artifacts import suite as artifacts
 from benchmarks.report import Row, publish
 from benchmarks.transport import suite as transport
 
@@ -22,6 +23,11 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "ledger": (ledger.measure,),
     "punch": (punch.measure,),
     "transport": (transport.measure,),
+    "artifacts": (artifacts.measure,),
+    **{
+        f"artifacts-{subject}": (partial(artifacts.measure, subjects=[subject]),)
+        for subject in artifacts.SUBJECTS
+    },
     **{
         f"transport-{subject}": (partial(transport.measure, subjects=[subject]),)
         for subject in transport.SUBJECTS

@@ -1,0 +1,1 @@
+"""Files between nodes: beside an HTTP server and a client of it, and beside BitTorrent."""
