@@ -22,7 +22,7 @@ import trio
 
 from inference.artifacts.blobs import Partial
 from inference.artifacts.chunks import Blob
-from inference.artifacts.planner import Planner
+from inference.artifacts.planner import PIPELINE, Planner
 from inference.artifacts.rate import Rate
 from inference.artifacts.wire import BLOB_PROTOCOL, HEAD, HOLDING, WANT, HoldingRequest
 from p2p.errors import DIGEST_MISMATCH, NO_SOURCE, NOT_HELD, UNREACHABLE, TetherError
@@ -32,12 +32,12 @@ from p2p.transport import ARTIFACTS, Stream, Transport
 
 IN_FLIGHT_BYTES: Final = 64 << 20
 """Of chunks that are arriving or being verified: what a fetch may take of the memory, besides one chunk a source."""
-PIPELINE: Final = 4
-"""Chunks asked of one source at a time, so that it never waits for our next wish."""
 READ_BYTES: Final = 1 << 20
 STALL_S: Final = 15.0
 """A source that sends nothing for so long is slow or gone."""
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
+LATE_S: Final = 1.0
+"""How often a source without work is considered for what others are late with."""
 LOOK_S: Final = 5.0
 """How often the DHT is asked for more sources."""
 PATIENCE_S: Final = 120.0
@@ -121,6 +121,10 @@ class Fetch:
         return frozenset(self.partial.done)
 
     @property
+    def coming(self) -> frozenset[int]:
+        return self._planner.asked()
+
+    @property
     def progress(self) -> Progress:
         rate = self._speed.bytes_per_s(trio.current_time())
         return Progress(self._done_bytes, self.blob.size, rate, len(self.tally.received))
@@ -169,6 +173,7 @@ class Fetch:
         async with self._rpc.stream(peer, HOLDING, HoldingRequest(self.blob.sha256)) as told:
             async for holding in told:
                 self._planner.has(peer, range(self.blob.count) if holding.whole else holding.chunks)
+                self._planner.coming(peer, holding.coming)
                 self._wake()
 
     async def _borrow(self, peer: PeerId) -> None:
@@ -251,9 +256,10 @@ class Fetch:
             changed = self.changed
             index = self._planner.next(source, trio.current_time())
             if index is not None:
+                self._wake()
                 await self._room.enter(source, index)
                 return index
-            with trio.move_on_after(self._planner.rests_for(source, trio.current_time()) or STALL_S):
+            with trio.move_on_after(self._planner.rests_for(source, trio.current_time()) or LATE_S):
                 await changed.wait()
 
     async def _take(self, source: str, index: int, data: bytes | bytearray) -> None:
@@ -268,8 +274,8 @@ class Fetch:
             raise
         finally:
             self._room.leave(source, index)
-        if self._planner.arrived(source, index):
-            now = trio.current_time()
+        now = trio.current_time()
+        if self._planner.arrived(source, index, now):
             self._patience.deadline = now + PATIENCE_S
             self._done_bytes += len(data)
             self._speed.add(len(data), now)

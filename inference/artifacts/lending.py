@@ -22,7 +22,7 @@ READ_BYTES: Final = 1 << 20
 """Read from the disk and handed to the connection at a time; what this node holds in memory for each borrower."""
 BORROWERS: Final = 64
 """Streams at a time; more are told that nothing is held, and ask elsewhere."""
-GATHER_S: Final = 0.2
+GATHER_S: Final = 0.1
 """News of chunks that came are told together, at most so often."""
 PATIENCE_S: Final = 60.0
 """For a borrower to say what it wants next."""
@@ -45,6 +45,11 @@ class Lent(Protocol):
     @property
     def done(self) -> frozenset[int] | None:
         """The chunks that there are; None: all."""
+        ...
+
+    @property
+    def coming(self) -> frozenset[int]:
+        """The chunks that this node has asked others for."""
         ...
 
 
@@ -74,7 +79,7 @@ class Lender:
         transport.handle(BLOB_PROTOCOL, self._lend)
 
     async def _holding(self, call: ServerCall[HoldingRequest, Holding]) -> None:
-        told: set[int] = set()
+        told, promised = set[int](), set[int]()
         while True:
             lent = self._find(call.request.sha256)
             if lent is None:
@@ -83,10 +88,11 @@ class Lender:
             if done is None:
                 await call.send(Holding(whole=True))
                 return
-            fresh = done - told
-            if fresh or not told:
-                await call.send(Holding(chunks=tuple(sorted(fresh))))
+            fresh, coming = done - told, lent.coming - promised
+            if fresh or coming or not told:
+                await call.send(Holding(chunks=tuple(sorted(fresh)), coming=tuple(sorted(coming))))
                 told |= fresh
+                promised |= coming
             await changed.wait()
             await trio.sleep(GATHER_S)
 

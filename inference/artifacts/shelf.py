@@ -37,6 +37,7 @@ class _Whole:
     path: Path
     changed: trio.Event
     done: None = None
+    coming: frozenset[int] = frozenset()
 
 
 class Shelf:

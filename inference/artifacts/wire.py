@@ -29,10 +29,11 @@ class HoldingRequest(Message, frozen=True):
 
 
 class Holding(Message, frozen=True):
-    """whole: all of it is here; else chunks: those that have come since the last one of these."""
+    """whole: all of it is here. Else, since the last one of these, chunks: have come, coming: were asked for."""
 
     whole: bool = False
     chunks: tuple[int, ...] = ()
+    coming: tuple[int, ...] = ()
 
 
 HOLDING: Final = Method("holding", HoldingRequest, Holding)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.artifacts.planner import ENDGAME_COPIES, FIRST_PAUSE_S, Planner
+from inference.artifacts.planner import ENDGAME_COPIES, FIRST_PAUSE_S, PIPELINE, Planner
 
 
 def planner(count: int, done: Sequence[int] = (), seed: int = 1) -> Planner:
@@ -17,9 +17,11 @@ def planner(count: int, done: Sequence[int] = (), seed: int = 1) -> Planner:
 
 
 def take(plan: Planner, name: str, now: float = 0.0) -> list[int]:
+    """All that this source is asked for, each delivered at once."""
     taken = []
     while (index := plan.next(name, now)) is not None:
         taken.append(index)
+        plan.arrived(name, index, now)
     return taken
 
 
@@ -29,7 +31,18 @@ def test_the_rarest_chunk_goes_first() -> None:
     for peer, has in (("a", [0, 1, 2]), ("b", [0, 1]), ("c", [0])):
         plan.join(peer, whole=False)
         plan.has(peer, has)
-    assert [plan.next("origin", 0.0) for _ in range(4)] == [3, 2, 1, 0]
+    assert take(plan, "origin") == [3, 2, 1, 0]
+
+
+def test_what_a_peer_has_asked_for_is_less_rare_already() -> None:
+    plan = planner(4)
+    plan.join("origin", whole=True)
+    plan.join("peer", whole=False)
+    plan.coming("peer", [0, 1, 99])
+    plan.has("peer", [0])
+    assert set(take(plan, "origin")[:2]) == {2, 3}
+    plan.leave("peer")
+    assert not plan._copies.any()
 
 
 def test_nodes_that_begin_together_ask_the_origin_for_different_chunks() -> None:
@@ -41,17 +54,29 @@ def test_nodes_that_begin_together_ask_the_origin_for_different_chunks() -> None
     assert len(firsts) >= 7
 
 
-def test_a_chunk_is_asked_of_one_source_until_nothing_else_is_left() -> None:
+def test_a_source_is_asked_further_ahead_the_sooner_it_delivers() -> None:
+    plan = planner(20)
+    for name, takes_s, ahead in (("quick", 0.001, PIPELINE), ("slow", 10.0, 1)):
+        plan.join(name, whole=True)
+        first = plan.next(name, 0.0)
+        assert first is not None and plan.next(name, 0.0) is None
+        plan.arrived(name, first, takes_s)
+        assert sum(plan.next(name, takes_s) is not None for _ in range(9)) == ahead
+
+
+def test_a_chunk_is_asked_of_one_source_until_that_one_is_late() -> None:
     plan = planner(3)
-    plan.join("a", whole=True)
-    plan.join("b", whole=True)
-    first, second = plan.next("a", 0.0), plan.next("b", 0.0)
-    third = plan.next("a", 0.0)
-    assert {first, second, third} == {0, 1, 2}
-    assert set(take(plan, "b")) == {first, third}
-    assert take(plan, "a") == [second]
-    plan.join("c", whole=True)
-    assert take(plan, "c") == [] and ENDGAME_COPIES == 2
+    for name in "abc":
+        plan.join(name, whole=True)
+    slow = plan.next("a", 0.0)
+    quick = plan.next("b", 0.0)
+    assert slow is not None and quick is not None and slow != quick
+    plan.arrived("b", quick, 1.0)
+    assert take(plan, "b", 1.0) == [({0, 1, 2} - {slow, quick}).pop()]
+    assert plan.next("b", 1.0) is None
+    assert plan.next("b", 10.0) == slow
+    assert plan.next("c", 10.0) is None and ENDGAME_COPIES == 2
+    assert plan.asked() == {slow}
 
 
 def test_what_is_there_already_is_not_asked_for() -> None:
@@ -88,11 +113,14 @@ def test_a_liar_is_asked_for_nothing_more_even_when_it_comes_back() -> None:
 
 
 def test_the_slower_of_two_copies_is_no_news() -> None:
-    plan = planner(1)
+    plan = planner(2)
     for name in "ab":
         plan.join(name, whole=True)
-        assert plan.next(name, 0.0) == 0
-    assert plan.arrived("b", 0) and not plan.arrived("a", 0)
+    mine, other = plan.next("a", 0.0), plan.next("b", 0.0)
+    assert mine is not None and other is not None
+    assert plan.arrived("b", other, 1.0)
+    assert plan.next("b", 9.0) == mine
+    assert plan.arrived("b", mine, 10.0) and not plan.arrived("a", mine, 11.0)
     assert plan.complete
 
 
@@ -139,7 +167,7 @@ def test_however_sources_come_fail_and_lie_an_honest_one_completes_it(
                 if rng.random() < 0.3:
                     plan.failed(*one, now)
                 else:
-                    plan.arrived(*one)
+                    plan.arrived(*one, now)
             case "lie" if name in there and name != "honest":
                 plan.ban(name)
                 banned.add(name)
@@ -147,6 +175,5 @@ def test_however_sources_come_fail_and_lie_an_honest_one_completes_it(
     for name, index in under_way:
         plan.failed(name, index, now)
     now += 1_000.0
-    for index in take(plan, "honest", now):
-        plan.arrived("honest", index)
+    take(plan, "honest", now)
     assert plan.complete and plan.left == 0
