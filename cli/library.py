@@ -23,7 +23,7 @@ cache: Final = App(name="cache", help="The model files that this node keeps.")
 
 
 def add_to(app: App) -> None:
-    for command in (publish, pull, catalogue, trust):
+    for command in (publish, pull, catalogue, alias, trust):
         app.command(command)
     app.command(cache)
 
@@ -75,11 +75,24 @@ def catalogue() -> None:
         columns = {"model": "MODEL", "size": "SIZE", "contextTokens": "CONTEXT", "publisher": "PUBLISHER"}
         show.table(
             rows,
-            columns | {"licence": "LICENCE", "here": "HERE"},
+            columns | {"licence": "LICENCE", "aliases": "ALIASES", "here": "HERE"},
             "Nothing is published yet: tetherctl publish FILE.",
         )
 
     printed(context.control.get("/catalogue"), people)
+
+
+def alias(name: str, model: str) -> None:
+    """Let a name mean one published model from now on; the same command leads it back. Answers under way stay.
+
+    Parameters
+    ----------
+    name
+        What clients ask for, such as llama3.
+    model
+        NAME@VERSION of the catalogue.
+    """
+    printed(context.control.post("/alias", {"name": name, "model": model}), _show)
 
 
 def trust(publisher: str, *, revoke: bool = False) -> None:

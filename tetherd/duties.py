@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -69,6 +69,7 @@ class Duties:
         self._models = models
         self._metrics = metrics
         self._library: LibraryDesk | None = None
+        self._meaning: Callable[[str], str] = str
         self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
 
     async def take(self, parts: trio.Nursery, node: Node, roles: Sequence[Role]) -> None:
@@ -94,6 +95,7 @@ class Duties:
             environ=os.environ,
         )
         await parts.start(library.run)
+        self._meaning = library.catalogue.meaning
         self._library = LibraryDesk(library)
         await parts.start(self._library.run)
         self._models.open_library(library)
@@ -122,6 +124,7 @@ class Duties:
             node.swarm,
             Replays(self._data.replays, local_secret(self._key), now=time.time),
             metrics=self._metrics.gateway,
+            meaning=self._meaning,
         )
         await parts.start(self.gateway.run)
 

@@ -68,6 +68,15 @@ class Release(Message, frozen=True):
         return sum(one.blob.size for one in self.files)
 
 
+class Alias(Message, frozen=True):
+    """What a name without a version means from now on. model: name@version; created: unix seconds."""
+
+    swarm_id: SwarmId
+    name: str
+    model: str
+    created: float
+
+
 class Trust(Message, frozen=True):
     """The authority's word that a node may publish."""
 
@@ -92,7 +101,7 @@ class Signed(Message, frozen=True):
 
 
 class SignedRelease(Message, frozen=True):
-    """body: an encoded `Release`; trust: an encoded `Signed` of the publisher's `Trust`."""
+    """body: an encoded `Release` or `Alias`; trust: an encoded `Signed` of the publisher's `Trust`."""
 
     body: bytes
     publisher: PeerId
@@ -130,6 +139,12 @@ def revoke(authority: NodeKey, publisher: PeerId, now: float) -> bytes:
     return encode(Signed(body, authority.sign("revocation", body)))
 
 
+def sign_alias(key: NodeKey, alias: Alias, trusted: bytes) -> SignedRelease:
+    """trusted: what `trust` returned for this key."""
+    body = encode(alias)
+    return SignedRelease(body, key.node_id, key.sign("alias", body), trusted)
+
+
 def sign_release(key: NodeKey, release: Release, trusted: bytes) -> SignedRelease:
     """trusted: what `trust` returned for this key."""
     body = encode(release)
@@ -148,19 +163,18 @@ def check_revocation(data: bytes, swarm_id: SwarmId) -> PeerId:
 
 def check_release(signed: SignedRelease, swarm_id: SwarmId, revoked: Collection[PeerId] = ()) -> Published:
     """Check a whole chain. Raises TetherError(SIGNER_UNTRUSTED | WRONG_SWARM | MODEL_INVALID)."""
-    if len(signed.body) > MAX_RELEASE_BYTES:
-        raise _wrong(f"The release has over {MAX_RELEASE_BYTES} bytes.")
-    if signed.publisher in revoked:
-        raise TetherError(SIGNER_UNTRUSTED, f"The publisher {signed.publisher} was revoked.")
-    if check_trust(signed.trust, swarm_id) != signed.publisher:
-        raise TetherError(SIGNER_UNTRUSTED, f"The authority's trust is not in {signed.publisher}.")
-    if not verify(public_key_of(signed.publisher), "release", signed.body, signed.signature):
-        raise TetherError(SIGNER_UNTRUSTED, f"The release is not signed by {signed.publisher}.")
-    release = decode(signed.body, Release)
-    if release.swarm_id != swarm_id:
-        raise TetherError(WRONG_SWARM, "The release is another swarm's.")
+    release = _signed_body(signed, Release, "release", swarm_id, revoked)
     check_contents(release)
     return Published(release, signed.publisher, signed)
+
+
+def check_alias(signed: SignedRelease, swarm_id: SwarmId, revoked: Collection[PeerId] = ()) -> Alias:
+    """Check a whole chain. Raises TetherError(SIGNER_UNTRUSTED | WRONG_SWARM | MODEL_INVALID)."""
+    alias = _signed_body(signed, Alias, "alias", swarm_id, revoked)
+    model, _, version = alias.model.partition("@")
+    if not (_NAME.fullmatch(alias.name) and _NAME.fullmatch(model) and _VERSION.fullmatch(version)):
+        raise _wrong("An alias is a name, and means a name@version.", "name")
+    return alias
 
 
 def check_contents(release: Release) -> None:
@@ -189,7 +203,25 @@ def check_contents(release: Release) -> None:
             raise _wrong(f"{name} is longer than {MAX_TEXT_CHARS} characters.", name)
 
 
+_Body = TypeVar("_Body", Release, Alias)
 _Word = TypeVar("_Word", Trust, Revocation)
+
+
+def _signed_body(
+    signed: SignedRelease, kind: type[_Body], domain: str, swarm_id: SwarmId, revoked: Collection[PeerId]
+) -> _Body:
+    if len(signed.body) > MAX_RELEASE_BYTES:
+        raise _wrong(f"The {domain} has over {MAX_RELEASE_BYTES} bytes.")
+    if signed.publisher in revoked:
+        raise TetherError(SIGNER_UNTRUSTED, f"The publisher {signed.publisher} was revoked.")
+    if check_trust(signed.trust, swarm_id) != signed.publisher:
+        raise TetherError(SIGNER_UNTRUSTED, f"The authority's trust is not in {signed.publisher}.")
+    if not verify(public_key_of(signed.publisher), domain, signed.body, signed.signature):
+        raise TetherError(SIGNER_UNTRUSTED, f"The {domain} is not signed by {signed.publisher}.")
+    body: _Body = decode(signed.body, kind)
+    if body.swarm_id != swarm_id:
+        raise TetherError(WRONG_SWARM, f"The {domain} is another swarm's.")
+    return body
 
 
 def _word(data: bytes, kind: type[_Word], domain: str, swarm_id: SwarmId) -> _Word:

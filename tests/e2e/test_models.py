@@ -62,6 +62,8 @@ def test_a_published_model_is_fetched_from_whoever_has_it_and_served(swarm: Loca
     first.terminate()
     assert first.wait() == 0
     assert answer(founder, "tiny-model") == text
+    founder.control.post("/alias", {"name": "chat", "model": "tiny-model@1"})
+    assert answer(founder, "chat") == text
 
 
 def test_only_those_whom_the_founder_trusts_publish_and_only_as_long(swarm: LocalSwarm) -> None:

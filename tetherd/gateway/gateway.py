@@ -54,7 +54,7 @@ class _Asked:
 
 
 class Gateway:
-    """Implements `Inference`. now: unix seconds; draw: uniform in [0, 1), for backoff."""
+    """Implements `Inference`. now: unix seconds; draw: uniform in [0, 1), for backoff; meaning: of a model's alias."""
 
     def __init__(
         self,
@@ -69,8 +69,10 @@ class Gateway:
         settings: GatewaySettings = GatewaySettings(),  # noqa: B008 it is frozen
         now: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
+        meaning: Callable[[str], str] = str,
     ) -> None:
         self._swarm = swarm
+        self._meaning = meaning
         self._replays = replays
         self._settings = settings
         self._now = now
@@ -185,7 +187,7 @@ class Gateway:
         return _Asked(job, retry_token, content, request_mac(content.mac_key, content))
 
     def _order(self, submission: Submission, asked: _Asked) -> Order:
-        model = choose(self.served(), submission.model, self._swarm.region)
+        model = choose(self.served(), submission.model, self._swarm.region, self._meaning)
         size, limit = len(encode(asked.content)), self._settings.max_input_bytes
         if size > limit:
             raise TetherError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from p2p.errors import MODEL_NOT_FOUND, NO_WORKER, TetherError
@@ -21,11 +21,17 @@ def summarize(workers: Iterable[KnownWorker]) -> list[ModelSummary]:
     return sorted(found.values(), key=lambda model: (model.name, -model.workers, model.version, model.digest))
 
 
-def choose(models: Sequence[ModelSummary], wanted: str, region: str) -> ModelSummary:
-    """The model that a request names, as `name` or `name@version`. Raises TetherError(MODEL_NOT_FOUND | NO_WORKER)."""
-    for model in models:
-        if wanted in (model.name, f"{model.name}@{model.version}"):
-            return model
+def choose(
+    models: Sequence[ModelSummary], wanted: str, region: str, meaning: Callable[[str], str] = str
+) -> ModelSummary:
+    """The model that a request names: name, name@version, or an alias, which goes first where its model is served.
+
+    Raises TetherError(MODEL_NOT_FOUND | NO_WORKER).
+    """
+    for name in (meaning(wanted), wanted):
+        for model in models:
+            if name in (model.name, f"{model.name}@{model.version}"):
+                return model
     if not models:
         raise TetherError(
             NO_WORKER, f"No worker of region {region} is known yet.", field="model", retry_after_s=1.0

@@ -21,8 +21,10 @@ import structlog
 import trio
 
 from inference.artifacts.release import (
+    Alias,
     Published,
     SignedRelease,
+    check_alias,
     check_release,
     check_revocation,
     check_trust,
@@ -60,6 +62,7 @@ class CatalogueAnswer(Message, frozen=True):
 
     releases: tuple[SignedRelease, ...] = ()
     words: tuple[bytes, ...] = ()
+    aliases: tuple[SignedRelease, ...] = ()
     more: bool = False
 
 
@@ -87,6 +90,7 @@ class Catalogue:
         self._draw = draw
         self._known: dict[str, Published] = {}
         self._words: dict[bytes, PeerId] = {}
+        self._aliases: dict[str, tuple[Alias, SignedRelease]] = {}
         self.revoked: set[PeerId] = set()
         self._trusted: dict[PeerId, bytes] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -115,8 +119,18 @@ class Catalogue:
         of_name = [one for one in self._known.values() if one.release.name == name]
         return max(of_name, key=lambda one: (one.release.created, one.reference), default=None)
 
+    def meaning(self, wanted: str) -> str:
+        """What a client's model stands for: name@version, if that name is an alias; else itself."""
+        known = self._aliases.get(wanted)
+        return known[0].model if known else wanted
+
+    def aliases(self) -> list[Alias]:
+        return [self._aliases[name][0] for name in sorted(self._aliases)]
+
     async def resolve(self, name: str, version: str = "") -> Published:
         """As find, but asks others where it is not known. Raises TetherError(MODEL_NOT_FOUND)."""
+        if not version:
+            name, _, version = self.meaning(name).partition("@")
         wanted = f"{name}@{version}" if version else name
         if (found := self.find(name, version)) is not None:
             return found
@@ -147,6 +161,18 @@ class Catalogue:
         self._heard(published)
         return published
 
+    def add_alias(self, signed: SignedRelease) -> Alias:
+        """Check and keep. Raises TetherError like add_release. What its first publisher said last counts."""
+        alias = check_alias(signed, self._swarm_id, self.revoked)
+        older = self._aliases.get(alias.name)
+        if older is None and len(self._aliases) >= MAX_RELEASES:
+            raise TetherError(CAPACITY, f"The catalogue is full: it has {MAX_RELEASES} aliases.")
+        if older and (older[1].publisher != signed.publisher or older[0].created >= alias.created):
+            return older[0]
+        self._aliases[alias.name] = (alias, signed)
+        self._write(f"{alias.name}.alias", encode(signed))
+        return alias
+
     def add_word(self, word: bytes) -> None:
         """A trust or a revocation of the authority's. Raises TetherError(SIGNER_UNTRUSTED | WRONG_SWARM)."""
         if word in self._words or len(self._words) >= MAX_WORDS:
@@ -167,6 +193,9 @@ class Catalogue:
             del self._known[reference]
             (self._folder / f"{reference}.release").unlink(missing_ok=True)
             _log.warning("release_revoked", model=reference, publisher=publisher)
+        for name in [name for name, one in self._aliases.items() if one[1].publisher == publisher]:
+            del self._aliases[name]
+            (self._folder / f"{name}.alias").unlink(missing_ok=True)
 
     # ── Among nodes ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -193,6 +222,7 @@ class Catalogue:
             return False
         self._take(peer, answer.words, self.add_word)
         self._take(peer, answer.releases, self.add_release)
+        self._take(peer, answer.aliases, self.add_alias)
         return answer.more
 
     def _take(self, peer: PeerId, told: Iterable[object], add: Callable[..., object]) -> None:
@@ -205,6 +235,7 @@ class Catalogue:
     async def _answer(self, _peer: PeerId, request: CatalogueRequest) -> CatalogueAnswer:
         await trio.lowlevel.checkpoint()
         known = {request.known[at : at + 32].hex() for at in range(0, len(request.known), 32)}
+        aliases = tuple(signed for _, signed in self._aliases.values())
         wanted: list[SignedRelease] = []
         size = 0
         for published in self.all():
@@ -212,9 +243,9 @@ class Catalogue:
             if named if request.names else published.signed.digest not in known:
                 size += len(published.signed.body)
                 if size > ANSWER_BYTES:
-                    return CatalogueAnswer(tuple(wanted), tuple(self._words), more=True)
+                    return CatalogueAnswer(tuple(wanted), tuple(self._words), aliases, more=True)
                 wanted.append(published.signed)
-        return CatalogueAnswer(tuple(wanted), tuple(self._words))
+        return CatalogueAnswer(tuple(wanted), tuple(self._words), aliases)
 
     async def _who_knows(self, name: str) -> Sequence[PeerId]:
         try:
@@ -241,16 +272,18 @@ class Catalogue:
 
     def _load(self) -> None:
         """Words first: what was revoked must not come back."""
-        for kind, add in (("*.word", self.add_word), ("*.release", self._read_release)):
+        kinds: dict[str, Callable[[bytes], object]] = {
+            "*.word": self.add_word,
+            "*.release": lambda data: self.add_release(decode(data, SignedRelease)),
+            "*.alias": lambda data: self.add_alias(decode(data, SignedRelease)),
+        }
+        for kind, add in kinds.items():
             for path in sorted(self._folder.glob(kind)):
                 try:
                     add(path.read_bytes())
                 except TetherError as error:
                     _log.warning("catalogue_entry_dropped", path=path.name, cause=str(error)[:200])
                     path.unlink()
-
-    def _read_release(self, data: bytes) -> None:
-        self.add_release(decode(data, SignedRelease))
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._folder / name

@@ -43,6 +43,13 @@ class PullBody(_Body, frozen=True):
     model: str
 
 
+class AliasBody(_Body, frozen=True):
+    """model: name@version, or a name for its newest."""
+
+    name: str
+    model: str
+
+
 class TrustBody(_Body, frozen=True):
     publisher: str
     revoked: bool = False
@@ -125,6 +132,10 @@ class LibraryDesk:
         if errand is None:
             raise TetherError(NOT_FOUND, f"There is no work {name!r} here.")
         return errand.shown()
+
+    async def alias(self, body: AliasBody) -> dict[str, Any]:
+        alias = await self._library.alias(body.name, body.model)
+        return {"name": alias.name, "model": alias.model}
 
     async def trust(self, body: TrustBody) -> dict[str, Any]:
         self._library.trust(PeerId(body.publisher), revoked=body.revoked)
@@ -234,6 +245,9 @@ class LibraryDesk:
             "supersedes": release.supersedes,
             "digest": release.manifest.digest,
             "here": self._library.holds(published),
+            "aliases": [
+                one.name for one in self._library.catalogue.aliases() if one.model == published.reference
+            ],
         }
 
 
@@ -251,6 +265,9 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
 
     async def errand(request: Request) -> Json:
         return desk.errand(str(request.path_params["name"]))
+
+    async def alias(request: Request) -> Json:
+        return await desk.alias(await read(request, AliasBody))
 
     async def trust(request: Request) -> Json:
         return await desk.trust(await read(request, TrustBody))
@@ -272,6 +289,7 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
         Route("/publish", answered(publish), methods=["POST"]),
         Route("/pull", answered(pull), methods=["POST"]),
         Route("/work/{name}", answered(errand)),
+        Route("/alias", answered(alias), methods=["POST"]),
         Route("/trust", answered(trust), methods=["POST"]),
         Route("/cache", answered(cache)),
         Route("/cache/pin/{model}", answered(pin), methods=["POST"]),

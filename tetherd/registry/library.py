@@ -16,11 +16,13 @@ from inference.artifacts.fetching import Progress
 from inference.artifacts.origins import HttpOrigin, Place, download, place_of_url, place_on_hub
 from inference.artifacts.rate import Rate
 from inference.artifacts.release import (
+    Alias,
     Published,
     Release,
     ReleaseFile,
     check_contents,
     revoke,
+    sign_alias,
     sign_release,
     trust,
 )
@@ -133,6 +135,18 @@ class Library:
             raise TetherError(MODEL_INVALID, detail, field="name")
         await self.catalogue.announce(release.name)
         return published
+
+    async def alias(self, name: str, model: str) -> Alias:
+        """Let a name mean a published name@version. Raises TetherError(MODEL_NOT_FOUND | SIGNER_UNTRUSTED | …)."""
+        trusted = await self._own_trust()
+        wanted, _, version = model.partition("@")
+        published = await self.catalogue.resolve(wanted, version)
+        said = Alias(self._swarm_id, name, published.reference, self._now())
+        alias = self.catalogue.add_alias(sign_alias(self._key, said, trusted))
+        if alias != said:
+            detail = f"{name} is another publisher's alias: choose another name."
+            raise TetherError(MODEL_INVALID, detail, field="name")
+        return alias
 
     def trust(self, publisher: PeerId, *, revoked: bool = False) -> None:
         """Let a node publish, or take that back. Raises TetherError(NOT_ISSUER) without the authority's key."""

@@ -9,13 +9,16 @@ from msgspec.structs import replace
 
 from inference.artifacts.chunks import MIN_CHUNK_BYTES, Blob
 from inference.artifacts.release import (
+    Alias,
     Release,
     ReleaseFile,
     SignedRelease,
+    check_alias,
     check_release,
     check_revocation,
     check_trust,
     revoke,
+    sign_alias,
     sign_release,
     trust,
 )
@@ -107,3 +110,16 @@ def test_hostile_bytes_are_refused_by_a_code(body: bytes, signature: bytes, trus
     for word in (trusted, TRUSTED):
         with pytest.raises(TetherError):
             check_release(SignedRelease(body, PUBLISHER.node_id, signature, word), SWARM)
+
+
+def test_an_alias_is_its_publishers_word_and_no_release() -> None:
+    alias = Alias(SWARM, "chat", "demo@1", 3_000.0)
+    assert check_alias(sign_alias(PUBLISHER, alias, TRUSTED), SWARM) == alias
+    assert refusal(sign_alias(PUBLISHER, alias, TRUSTED)) is SIGNER_UNTRUSTED
+    for wrong in (replace(alias, name="../x"), replace(alias, model="demo"), replace(alias, model="demo@")):
+        with pytest.raises(TetherError) as refused:
+            check_alias(sign_alias(PUBLISHER, wrong, TRUSTED), SWARM)
+        assert refused.value.code is MODEL_INVALID
+    with pytest.raises(TetherError) as refused:
+        check_alias(sign_alias(STRANGER, alias, TRUSTED), SWARM)
+    assert refused.value.code is SIGNER_UNTRUSTED

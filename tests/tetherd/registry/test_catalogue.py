@@ -11,7 +11,16 @@ import trio
 from msgspec.structs import replace
 
 from inference.artifacts.chunks import MIN_CHUNK_BYTES, Blob
-from inference.artifacts.release import Release, ReleaseFile, SignedRelease, revoke, sign_release, trust
+from inference.artifacts.release import (
+    Alias,
+    Release,
+    ReleaseFile,
+    SignedRelease,
+    revoke,
+    sign_alias,
+    sign_release,
+    trust,
+)
 from p2p.errors import MODEL_NOT_FOUND, SIGNER_UNTRUSTED, TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.memory import MemoryNetwork
@@ -149,3 +158,25 @@ async def test_the_catalogue_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(TetherError, match="full"):
             one.add_release(signed(release("3")))
         assert one.add_release(signed(release("2", created=9_000.0))).release.created == 9_000.0
+
+
+async def test_an_alias_is_told_like_a_release_and_leads_there_and_back(tmp_path: Path) -> None:
+    def alias(model: str, created: float, by: NodeKey = PUBLISHER) -> SignedRelease:
+        said = Alias(SWARM.swarm_id, "chat", model, created)
+        return sign_alias(by, said, trust(SWARM.authority, by.node_id, 0.0))
+
+    async with open_catalogues(tmp_path) as ((one, _, first), (other, _, _)):
+        for version in ("1", "2"):
+            one.add_release(signed(release(version)))
+        for model, created in (("demo@2", 1.0), ("demo@1", 2.0)):
+            one.add_alias(alias(model, created))
+            await other.compare(first)
+            assert other.meaning("chat") == model
+            assert (await other.resolve("chat")).reference == model
+        one.add_alias(alias("demo@2", 1.5))
+        one.add_alias(alias("demo@2", 9.0, by=OTHER))
+        assert one.meaning("chat") == "demo@1" and one.meaning("demo") == "demo"
+    async with open_catalogues(tmp_path, count=1) as ((again, _, _),):
+        assert again.meaning("chat") == "demo@1"
+        again.add_word(revoke(SWARM.authority, PUBLISHER.node_id, 9.0))
+        assert again.meaning("chat") == "chat"
