@@ -54,6 +54,7 @@ class Orchestrator:
         desk: TenantDesk | None = None,
     ) -> None:
         self._desk = desk or TenantDesk(MemoryKeeper(), now=now)
+        self._desk.shared = store.shared
         self._registers = Registers(papers.member.peer, swarm, transport, rpc, self._desk)
         self._papers = papers
         self._swarm = swarm

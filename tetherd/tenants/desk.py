@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, Final, Protocol
 
 import structlog
 import trio
-from msgspec.structs import replace
+from msgspec import to_builtins
+from msgspec.structs import asdict, replace
 
 from p2p.errors import FIELD_INVALID, NOT_FOUND, UNAUTHENTICATED, TetherError
 from p2p.identity import PeerId
 from p2p.messages import PlacementRequest
+from tetherd.quotas.limits import Limits, check_limits
 from tetherd.tenants.keys import KEY_ID_BYTES, SECRET_BYTES, TENANT, hash_of, make_key, prefix_of
 from tetherd.tenants.register import (
     LOCAL,
@@ -58,8 +60,11 @@ class MemoryKeeper:
 class TenantDesk:
     """now: unix seconds; draw: that many random bytes. A change is on the disk before it is true.
 
-    require_keys: nobody is let in without a key, also while there are no tenants.
+    require_keys: nobody is let in without a key, also while there are no tenants. shared: whether one ledger serves all
+    orchestrators, so that monthly limits can be kept.
     """
+
+    shared = False
 
     def __init__(
         self,
@@ -129,6 +134,31 @@ class TenantDesk:
         _log.info("tenant.changed", tenant=name, disabled=disabled)
         return self.tenant(name)
 
+    async def limit_tenant(self, name: str, changes: Mapping[str, int]) -> dict[str, Any]:
+        """Set these limits, and take off those that are 0.
+
+        Raises TetherError(NOT_FOUND | OUT_OF_RANGE | CONFIG_INVALID).
+        """
+        there = self._tenant(name)
+        limits = self._changed(there.limits, changes)
+        await self.take(Records((replace(there, limits=limits, changed=after(there, self._now())),)))
+        _log.info("tenant.limited", tenant=name, **asdict(limits))
+        return self.tenant(name)
+
+    async def limit_key(self, key_id: str, changes: Mapping[str, int]) -> dict[str, Any]:
+        """As limit_tenant, for one of its keys; a request has to keep within both."""
+        key = self._key(key_id)
+        limits = self._changed(key.limits, changes)
+        await self.take(Records(keys=(replace(key, limits=limits, changed=after(key, self._now())),)))
+        _log.info("key.limited", tenant=key.tenant, key=key.key_id, **asdict(limits))
+        return self._key_shape(self._key(key_id))
+
+    def _changed(self, limits: Limits, changes: Mapping[str, int]) -> Limits:
+        defaults = asdict(Limits())
+        after_ = replace(limits, **{name: value or defaults[name] for name, value in changes.items()})
+        check_limits(after_, shared=self.shared)
+        return after_
+
     def keys(self, tenant: str = "") -> list[dict[str, Any]]:
         """All keys, or one tenant's. Raises TetherError(NOT_FOUND)."""
         if tenant:
@@ -192,6 +222,7 @@ class TenantDesk:
             "tenant": tenant.tenant,
             "name": tenant.name,
             "state": "disabled" if tenant.disabled else "active",
+            "limits": to_builtins(tenant.limits),
             "created": tenant.created,
         }
 
@@ -203,6 +234,7 @@ class TenantDesk:
             "tenant": key.tenant,
             "scopes": list(key.scopes),
             "state": "revoked" if key.revoked is not None else "expired" if expired else "active",
+            "limits": to_builtins(key.limits),
             "created": key.created,
             "expires": key.expires,
             "lastUsed": key.last_used,

@@ -18,6 +18,7 @@ from p2p.errors import FORBIDDEN, OUT_OF_RANGE, TENANT_FORBIDDEN, UNAUTHENTICATE
 from p2p.identity import PeerId
 from p2p.messages import Message, PlacementRequest
 from p2p.wire import encode
+from tetherd.quotas.limits import Limits
 from tetherd.tenants.keys import TENANT, proof_of
 
 LOCAL: Final = "local"
@@ -37,6 +38,7 @@ class Tenant(Message, frozen=True):
     created: float
     changed: float
     disabled: bool = False
+    limits: Limits = Limits()
 
 
 class ApiKey(Message, frozen=True):
@@ -51,6 +53,7 @@ class ApiKey(Message, frozen=True):
     expires: float | None = None
     revoked: float | None = None
     last_used: float | None = None
+    limits: Limits = Limits()
 
 
 class Records(Message, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.routing import Route
 
@@ -29,6 +30,20 @@ class KeyOrder(_Order, frozen=True):
     ttl_s: float | None = None
 
 
+class LimitsOrder(_Order, frozen=True):
+    """None: as it is; 0: no such limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_month: int | None = None
+    concurrency: int | None = None
+    budget: int | None = None
+    weight: int | None = None
+
+    def changes(self) -> dict[str, int]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
 class RotateOrder(_Order, frozen=True):
     overlap_s: float = DEFAULT_OVERLAP_S
 
@@ -50,6 +65,12 @@ def tenant_routes(desk: TenantDesk) -> list[Route]:
     async def enable(request: Request) -> Json:
         return await desk.set_disabled(_named(request), False)
 
+    async def limit(request: Request) -> Json:
+        return await desk.limit_tenant(_named(request), (await read(request, LimitsOrder)).changes())
+
+    async def limit_key(request: Request) -> Json:
+        return await desk.limit_key(_named(request), (await read(request, LimitsOrder)).changes())
+
     async def keys(request: Request) -> Json:
         return desk.keys(request.query_params.get("tenant", ""))
 
@@ -70,6 +91,8 @@ def tenant_routes(desk: TenantDesk) -> list[Route]:
         Route("/tenants/{name}", answered(show)),
         Route("/tenants/{name}/disable", answered(disable), methods=["POST"]),
         Route("/tenants/{name}/enable", answered(enable), methods=["POST"]),
+        Route("/tenants/{name}/limits", answered(limit), methods=["POST"]),
+        Route("/keys/{name}/limits", answered(limit_key), methods=["POST"]),
         Route("/keys", answered(keys), methods=["GET"]),
         Route("/keys", answered(create_key), methods=["POST"]),
         Route("/keys/{name}/rotate", answered(rotate), methods=["POST"]),

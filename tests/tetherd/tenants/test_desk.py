@@ -140,3 +140,34 @@ async def test_a_wrong_order_names_the_field(
     answer = await client.post(path, json=order)
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["field"] == field
+
+
+async def test_limits_are_set_one_by_one_and_taken_off_with_0(
+    desk: TenantDesk, client: httpx2.AsyncClient
+) -> None:
+    await post(client, "/tenants", tenant="acme")
+    limited = await post(client, "/tenants/acme/limits", requestsPerMinute=60, concurrency=4)
+    assert (limited["limits"]["requestsPerMinute"], limited["limits"]["concurrency"]) == (60, 4)
+    limited = await post(client, "/tenants/acme/limits", concurrency=0, weight=3)
+    assert limited["limits"] == {
+        "requestsPerMinute": 60,
+        "tokensPerMinute": None,
+        "tokensPerMonth": None,
+        "concurrency": None,
+        "budget": None,
+        "weight": 3,
+    }
+    key = await post(client, "/keys", tenant="acme")
+    limited = await post(client, f"/keys/{key['prefix']}/limits", tokensPerMinute=1000)
+    assert limited["limits"]["tokensPerMinute"] == 1000
+
+
+async def test_a_budget_asks_for_postgresql_in_one_sentence(
+    desk: TenantDesk, client: httpx2.AsyncClient
+) -> None:
+    await post(client, "/tenants", tenant="acme")
+    refused = await client.post("/tenants/acme/limits", json={"budget": 12_500_000})
+    assert refused.json()["error"]["code"] == "CONFIG_INVALID"
+    assert "--store postgresql://" in refused.json()["error"]["message"]
+    desk.shared = True
+    assert (await post(client, "/tenants/acme/limits", budget=12_500_000))["limits"]["budget"] == 12_500_000
