@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, fields
 
 from p2p.errors import CONFIG_INVALID, OUT_OF_RANGE, TetherError
 from p2p.messages import Message
@@ -35,6 +35,10 @@ class Limits(Message, frozen=True):
     def monthly(self) -> bool:
         """Whether a ledger that is shared by all leaders has to keep the books."""
         return self.tokens_per_month is not None or self.budget is not None
+
+    def shape(self) -> dict[str, Any]:
+        """As tools see them: every limit, null where there is none."""
+        return {one.encode_name: getattr(self, one.name) for one in fields(self)}
 
     def over(self, defaults: Limits) -> Limits:
         """With the defaults where nothing is said."""

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 
 import structlog
 import trio
-from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 
 from p2p.errors import FIELD_INVALID, NOT_FOUND, UNAUTHENTICATED, TetherError
@@ -222,7 +221,7 @@ class TenantDesk:
             "tenant": tenant.tenant,
             "name": tenant.name,
             "state": "disabled" if tenant.disabled else "active",
-            "limits": to_builtins(tenant.limits),
+            "limits": tenant.limits.shape(),
             "created": tenant.created,
         }
 
@@ -234,7 +233,7 @@ class TenantDesk:
             "tenant": key.tenant,
             "scopes": list(key.scopes),
             "state": "revoked" if key.revoked is not None else "expired" if expired else "active",
-            "limits": to_builtins(key.limits),
+            "limits": key.limits.shape(),
             "created": key.created,
             "expires": key.expires,
             "lastUsed": key.last_used,
