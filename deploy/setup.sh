@@ -67,7 +67,9 @@ install_system_packages() {
     if ((EUID == 0)) && command -v apt-get >/dev/null; then
         command -v ip >/dev/null || packages+=(iproute2)
         command -v nft >/dev/null || packages+=(nftables)
-        compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || packages+=(postgresql) # its tests start one
+        # The ledger's tests start servers of their own. redis-tools holds the whole of redis-server, without a service.
+        compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || packages+=(postgresql)
+        command -v redis-check-rdb >/dev/null || packages+=(redis-tools)
         command -v miniupnpd >/dev/null || packages+=(miniupnpd-nftables)
     fi
     ((${#packages[@]})) || return 0
@@ -80,8 +82,23 @@ install_system_packages() {
     fi
     say "system packages: installing ${packages[*]}"
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null ||
-        fail "apt-get could not install ${packages[*]}: see its message above."
+    [[ " ${packages[*]} " == *" postgresql "* ]] && without_a_cluster
+    apt_install "${packages[@]}"
+}
+
+apt_install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null ||
+        fail "apt-get could not install $*: see its message above."
+}
+
+# Debian's PostgreSQL makes a cluster and starts it when it is installed. This machine's owner did not ask for one.
+without_a_cluster() {
+    local settings=/etc/postgresql-common/createcluster.conf
+    apt_install postgresql-common
+    [[ -f $settings ]] || return 0
+    cp -p "$settings" "$settings.before-tether"
+    trap "mv '$settings.before-tether' '$settings'" EXIT
+    sed -i -E 's/^#?[[:space:]]*create_main_cluster\b.*/create_main_cluster = false/' "$settings"
 }
 
 has_header() {

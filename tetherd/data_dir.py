@@ -18,6 +18,7 @@ from p2p.membership import SwarmId
 from p2p.messages import Message
 from p2p.transport import PeerAddress
 from p2p.wire import decode, encode
+from tetherd.files import sync_folder
 from tetherd.tenants.register import Records
 
 MAX_KNOWN_PEERS: Final = 64
@@ -78,6 +79,11 @@ class DataDir:
     @property
     def replays(self) -> Path:
         return self.root / "replays"
+
+    @property
+    def settlements(self) -> Path:
+        """The gateway's journal of what it owes the ledger."""
+        return self.root / "settlements"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -180,5 +186,6 @@ class DataDir:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
+            sync_folder(self.root)
         except OSError as error:
             raise TetherError(DATA_DIR_INVALID, f"Cannot write {path}: {error.strerror}.") from error

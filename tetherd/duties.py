@@ -22,6 +22,7 @@ from p2p.rpc import Rpc
 from tetherd.config import Config
 from tetherd.data_dir import DataDir
 from tetherd.gateway.gateway import Gateway
+from tetherd.gateway.journal import Journal
 from tetherd.gateway.replay import Replays
 from tetherd.gateway.secrets import local_secret
 from tetherd.models import ModelHouse
@@ -123,6 +124,7 @@ class Duties:
             node.rpc,
             node.swarm,
             Replays(self._data.replays, local_secret(self._key), now=time.time),
+            Journal(self._data.settlements, now=time.time),
             metrics=self._metrics.gateway,
             meaning=self._meaning,
         )

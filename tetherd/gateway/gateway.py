@@ -18,7 +18,14 @@ import trio
 from msgspec.structs import replace
 
 from p2p.content import SealedInput
-from p2p.errors import BODY_TOO_LARGE, DRAINING, IN_FLIGHT, RETRY_TOKEN_CONFLICT, TetherError
+from p2p.errors import (
+    BODY_TOO_LARGE,
+    DRAINING,
+    IN_FLIGHT,
+    LEDGER_UNAVAILABLE,
+    RETRY_TOKEN_CONFLICT,
+    TetherError,
+)
 from p2p.identity import NodeKey, PeerId
 from p2p.job_id import job_id
 from p2p.membership import SwarmId
@@ -30,6 +37,7 @@ from p2p.wire import encode
 from tetherd.gateway.answer import Answer, ModelSummary, Submission
 from tetherd.gateway.attempt import Attempts
 from tetherd.gateway.exchange import Exchange, Order, Parts
+from tetherd.gateway.journal import Journal
 from tetherd.gateway.models import choose, summarize
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
@@ -64,6 +72,7 @@ class Gateway:
         rpc: Rpc,
         swarm: Swarm,
         replays: Replays,
+        journal: Journal,
         *,
         metrics: GatewayMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
         settings: GatewaySettings = GatewaySettings(),  # noqa: B008 it is frozen
@@ -78,7 +87,8 @@ class Gateway:
         self._now = now
         self._secret = local_secret(key)
         placer = Placer(transport, rpc, swarm, swarm_id, settings, self._spawn, now)
-        self._settler = Settler(rpc, swarm, settings, placer.reach, draw)
+        self._journal = journal
+        self._settler = Settler(rpc, swarm, journal, settings, placer.reach, draw, metrics)
         self._parts = Parts(
             key=key,
             placer=placer,
@@ -98,10 +108,11 @@ class Gateway:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own what outlives single requests, settlements above all, until cancelled."""
         await self._replays.open()
+        await self._settler.open()
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
-                await trio.sleep_forever()
+                await self._settler.run()
         finally:
             self._stopped = True
 
@@ -115,6 +126,8 @@ class Gateway:
         self._draining = True
         while self._running or self._behind:
             await self._idle.wait()
+        with trio.move_on_after(self._settings.settle_drain_s):
+            await self._settler.settled()
 
     # ── Inference ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,6 +136,7 @@ class Gateway:
         """Raises TetherError, at once for what this gateway knows by itself: an unknown model, a key in use."""
         if self._draining:
             raise TetherError(DRAINING, "This node takes no new requests.", retry_after_s=RETRY_S)
+        self._check_journal()
         asked = self._identify(submission)
         with self._in_flight(asked):
             if not submission.idempotency_key:
@@ -231,11 +245,22 @@ class Gateway:
             del self._running[asked.job]
             self._look_idle()
 
+    def _check_journal(self) -> None:
+        """Nothing is begun whose end could not be written down. Raises TetherError(LEDGER_UNAVAILABLE)."""
+        if self._journal.has_room:
+            return
+        why = "cannot be written" if self._journal.failing else "is full: the ledger has been away for long"
+        detail = f"This node's journal of settlements {why}."
+        raise TetherError(LEDGER_UNAVAILABLE, detail, retry_after_s=self._settings.settle_pause_s)
+
     def _settle(self, settlement: Settlement, leader: PeerId, spare: Mapping[PeerId, int]) -> None:
-        self._spawn(self._settler.settle, settlement, leader, spare)
+        if self._stopped:
+            self._settler.owe_now(settlement, leader, spare)
+        else:
+            self._spawn(self._settler.settle, settlement, leader, spare)
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Start what may outlive its request. Once this node stops, the ledger's sweeper does the rest."""
+        """Start what may outlive its request. Once this node stops, what is not written down is the sweeper's."""
         if self._stopped:
             return
         if self._nursery is None:

@@ -73,6 +73,10 @@ class GatewayMetrics(Protocol):
         """A worker's receipt did not agree with what it sent."""
         ...
 
+    def unsettled(self, jobs: int) -> None:
+        """How many settlements the ledger has not taken yet."""
+        ...
+
 
 class NoMetrics:
     """Counts nothing."""
@@ -96,4 +100,7 @@ class NoMetrics:
         pass
 
     def receipt_refused(self) -> None:
+        pass
+
+    def unsettled(self, jobs: int) -> None:
         pass

@@ -41,8 +41,11 @@ class GatewaySettings:
     release_s: float = 2.0
     """Giving back a grant that lost; unheard, it ends by itself after 15 s."""
     settle_s: float = 5.0
-    settle_tries: int = 6
-    """Settling, one try and all of them: some ten seconds, then the ledger's sweeper ends the job."""
+    """One try at one leader."""
+    settle_pause_s: float = 5.0
+    """The longest pause between two rounds of tries: the ledger's sweep waits for longer once the ledger is back."""
+    settle_drain_s: float = 10.0
+    """How long a node that leaves waits for the ledger; what is not told by then, its next start tells."""
 
     max_tokens: int = 1_000_000
     """Of prompt or answer: what orchestrators grant at most. A worker counts the real ones."""

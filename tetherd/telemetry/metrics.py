@@ -158,6 +158,12 @@ class GatewayCounters:
             "Receipts that did not agree with the answer.",
             registry=registry,
         )
+        self._unsettled = Gauge(
+            "tether_gateway_unsettled", "Settlements that the ledger has not taken yet.", registry=registry
+        )
+
+    def unsettled(self, jobs: int) -> None:
+        self._unsettled.set(jobs)
 
     def request_started(self) -> None:
         self._running.inc()

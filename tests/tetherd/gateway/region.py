@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from p2p.chain import CHAIN_START, next_link
 from p2p.content import ChatMessage, ChunkBody, Sampling, SealedInput, Usage
-from p2p.errors import NO_WORKER, TetherError
+from p2p.errors import INTERNAL, NO_WORKER, TetherError
 from p2p.identity import PeerId
 from p2p.membership import admit, member_passport
 from p2p.memory import MemoryNetwork, MemoryNode
@@ -46,6 +46,7 @@ from p2p.wire import decode, encode
 from tests.topics.world import NOW, SWARM, TINY, Person, health, person
 from tetherd.gateway.answer import Answer, Delta, End, Submission
 from tetherd.gateway.gateway import Gateway
+from tetherd.gateway.journal import Journal
 from tetherd.gateway.ports import Hop
 from tetherd.gateway.replay import Replays
 from tetherd.gateway.settings import GatewaySettings
@@ -156,6 +157,8 @@ class ScriptedLeader:
     asked: list[PlacementRequest] = field(default_factory=list)
     settled: list[Settlement] = field(default_factory=list)
     refuse_settlements: int = 0
+    away: TetherError | None = None
+    choke_on: int = 0
     attempts: Counter[bytes] = field(default_factory=Counter)
 
     def serve(self) -> None:
@@ -163,6 +166,10 @@ class ScriptedLeader:
         self.node.rpc.serve(SETTLE, self._settle)
 
     async def _settle(self, _caller: PeerId, settlement: Settlement) -> Ack:
+        if self.away is not None:
+            raise self.away
+        if self.choke_on and settlement.job == self.asked[self.choke_on - 1].job:
+            raise TetherError(INTERNAL, "A defect.")
         if self.refuse_settlements:
             self.refuse_settlements -= 1
             raise TetherError(NO_WORKER, "Not now.")
@@ -252,6 +259,7 @@ class Counts:
     first_tokens: int = 0
     gaps: int = 0
     receipts_refused: int = 0
+    unsettled_now: int = 0
     started: int = 0
 
     def request_started(self) -> None:
@@ -274,6 +282,9 @@ class Counts:
 
     def receipt_refused(self) -> None:
         self.receipts_refused += 1
+
+    def unsettled(self, jobs: int) -> None:
+        self.unsettled_now = jobs
 
 
 @dataclass
@@ -303,11 +314,17 @@ class Region:
 
 @asynccontextmanager
 async def region(
-    *, leaders: int = 1, workers: int = 2, now: Callable[[], float] = lambda: NOW, **settings: float
+    *,
+    leaders: int = 1,
+    workers: int = 2,
+    now: Callable[[], float] = lambda: NOW,
+    folder: Path | None = None,
+    **settings: float,
 ) -> AsyncIterator[Region]:
-    """A running region; the gateway is connected to nobody yet, and keeps its replays in a folder that goes."""
+    """A running region. The gateway is connected to nobody yet; its files are in folder, or in one that goes."""
     world = MemoryNetwork()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as passing:
+        kept = folder or Path(passing)
         async with trio.open_nursery() as nursery:
 
             async def start(name: str, *roles: Role) -> Node:
@@ -338,14 +355,21 @@ async def region(
             addresses = {one.node.peer: one.node.network.addresses() for one in leading}
             swarm = FakeSwarm("eu", [one.node.peer for one in leading], known, addresses)
             counts = Counts()
-            replays = Replays(Path(folder), b"s" * 32, now=now)
+            replays = Replays(kept, b"s" * 32, now=now)
+            journal = Journal(kept / "settlements", now=now, in_thread=at_once)
             gateway = Gateway(
-                at_gateway.person.key, SWARM, at_gateway.network, at_gateway.rpc, swarm, replays, metrics=counts,
-                settings=replace_settings(**settings), now=now, draw=lambda: 0.5,
+                at_gateway.person.key, SWARM, at_gateway.network, at_gateway.rpc, swarm, replays, journal,
+                metrics=counts, settings=replace_settings(**settings), now=now, draw=lambda: 0.5,
             )  # fmt: skip
             await nursery.start(gateway.run)
             yield Region(world, gateway, at_gateway, swarm, leading, serving, counts)
             nursery.cancel_scope.cancel()
+
+
+async def at_once(act: Callable[..., object], *args: object) -> object:
+    """A virtual clock would not wait for a thread."""
+    await trio.lowlevel.checkpoint()
+    return act(*args)
 
 
 def replace_settings(**settings: float) -> GatewaySettings:
