@@ -121,7 +121,8 @@ class Registry:
             await trio.sleep(self._settings.idle_check_s)
             budget = self._idle_connections()
             if len(self) > budget:
-                held = [self._held(connection) for connection in self.all() if not connection.guest]
+                carriers = {connection.path.relay for connection in self.all()}
+                held = [self._held(one) for one in self.all() if not one.guest and one.peer not in carriers]
                 for peer in let_go(held, budget, trio.current_time()):
                     _log.debug("idle connection let go", peer=peer)
                     await self.part(peer)

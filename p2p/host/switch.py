@@ -186,8 +186,7 @@ class Switch:
         """Dial unless connected; whoever asks meanwhile waits for the same dial. circuits: over relays, too."""
         peer = address.peer
         self.book.learn(peer, address.addresses)
-        standing = self._standing.of(peer)
-        if standing is not None and standing.open:
+        if self._is_reached(peer, circuits):
             await trio.lowlevel.checkpoint()
             return
         dialling = self._dialling.get(peer)
@@ -235,7 +234,7 @@ class Switch:
         with trio.move_on_after(self._settings.dial_s):
             async with dial.arrivals() as arrivals:
                 async for address, raw in arrivals:
-                    if self.connected(peer):
+                    if self._is_reached(peer, circuits):
                         await trio.aclose_forcefully(raw)
                         return
                     try:
@@ -245,8 +244,12 @@ class Switch:
                         failure = error
                     if await self._rival_won(peer):
                         return
-        if not self.connected(peer):
+        if not self._is_reached(peer, circuits):
             raise dial.verdict(failure)
+
+    def _is_reached(self, peer: PeerId, circuits: bool) -> bool:
+        path = self.path(peer)
+        return path is not None and (circuits or path.relay is None)
 
     async def introduce(self, peer: PeerId, address: str, raw: Pipe) -> None:
         """Shake hands over a pipe that connected. Raises TetherError, that of our own gate where it refused.

@@ -35,8 +35,8 @@ MAX_CANDIDATES: Final = 64
 SHORTEST_S: Final = 60.0
 LONGEST_S: Final = 7200.0
 """Within which a reservation's time is believed: clocks differ, and it is renewed when half of it is over."""
-SEARCH_S: Final = 60.0
-"""Between two questions to the DHT while relays are missing."""
+SEARCH_S: Final = (1.0, 60.0)
+"""Between two questions to the DHT while relays are missing: at first, and in the end."""
 ADDRESSES_A_RELAY: Final = 3
 
 _log = structlog.get_logger()
@@ -103,6 +103,7 @@ class Keeper:
             self._stir.set()
 
     async def _search(self) -> None:
+        pause_s, longest_s = SEARCH_S
         while True:
             if self._reach.verdict is Reachability.PRIVATE and len(self.held) < WANTED:
                 try:
@@ -111,7 +112,10 @@ class Keeper:
                     self._stir.set()
                 except TetherError as error:
                     _log.debug("relay.search_failed", cause=error.code.name)
-            with trio.move_on_after(SEARCH_S):
+                pause_s = min(2 * pause_s, longest_s)
+            else:
+                pause_s = SEARCH_S[0]
+            with trio.move_on_after(pause_s * random.uniform(0.5, 1.0)):
                 await self._reach.changed()
 
     def _candidate(self, peer: PeerId, addresses: tuple[str, ...]) -> Candidate:

@@ -24,7 +24,7 @@ from p2p.transport import PeerAddress
 
 PROVIDE_S: Final = 300.0
 """As for topics: a record lives for half an hour."""
-PROVIDE_AGAIN_S: Final = 10.0
+PROVIDE_AGAIN_S: Final = 1.0
 """Where nobody heard it."""
 FOUND: Final = 20
 

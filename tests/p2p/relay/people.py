@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import trio
+
 from p2p.host import HostSettings, open_host
 from p2p.host.addresses import is_circuit
 from p2p.host.host import Host
@@ -18,13 +20,31 @@ from tests.swarms import MadeSwarm
 
 @asynccontextmanager
 async def open_relay(
-    swarm: MadeSwarm, node: int = 0, *, terms: RelayTerms | None = None, listen: str = ANYWHERE
+    swarm: MadeSwarm,
+    node: int = 0,
+    *,
+    terms: RelayTerms | None = None,
+    listen: str = ANYWHERE,
+    settings: HostSettings = QUICK,
 ) -> AsyncIterator[Host]:
     """A node that takes itself for public, and offers to relay."""
-    settings = replace(QUICK, relay=terms or RelayTerms())
-    async with _open(swarm, node, [listen], settings) as host:
+    async with _open(swarm, node, [listen], replace(settings, relay=terms or RelayTerms())) as host:
         host.reach.found(Reachability.PUBLIC)
         yield host
+
+
+async def run_relay(
+    swarm: MadeSwarm,
+    node: int,
+    listen: str,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """One that is gone before those who use it."""
+    async with open_relay(swarm, node, listen=listen) as relay:
+        task_status.started(relay)
+        await stop.wait()
 
 
 @asynccontextmanager

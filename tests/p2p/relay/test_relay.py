@@ -12,7 +12,7 @@ from p2p.host.settings import RelayTerms
 from p2p.identity import PeerId
 from p2p.transport import PeerAddress
 from tests.p2p.hosts import ANYWHERE, address, echo, until
-from tests.p2p.relay.people import behind, circuits, open_hidden, open_relay
+from tests.p2p.relay.people import behind, circuits, open_hidden, open_relay, run_relay
 from tests.swarms import make_swarm
 
 ECHO = "/echo/1"
@@ -70,24 +70,16 @@ async def test_a_node_finds_willing_relays_that_it_has_never_met() -> None:
 
 async def test_reservations_come_back_after_the_relay_was_restarted_and_circuits_with_them() -> None:
     swarm = make_swarm(3)
-
-    async def run(
-        listen: str, stop: trio.Event, *, task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        async with open_relay(swarm, listen=listen) as relay:
-            task_status.started(relay)
-            await stop.wait()
-
     async with trio.open_nursery() as nursery:
         stop, stop_again = trio.Event(), trio.Event()
-        relay: Host = await nursery.start(run, ANYWHERE, stop)
+        relay: Host = await nursery.start(run_relay, swarm, 0, ANYWHERE, stop)
         [where] = relay.addresses()
         async with open_hidden(swarm, 2, relay) as bob, open_hidden(swarm, 1, relay) as alice:
             bob.handle(ECHO, echo)
             await alice.connect(behind(bob))
             stop.set()
             await until(lambda: not alice.peers() and not circuits(bob))
-            await nursery.start(run, where, stop_again)
+            await nursery.start(run_relay, swarm, 0, where, stop_again)
             await until(lambda: bool(circuits(bob)))
             assert await say(alice, bob.peer_id, b"again") == b"AGAIN"
         stop_again.set()
@@ -119,9 +111,12 @@ async def test_a_circuit_that_has_carried_its_bytes_ends_and_leaves_the_other_al
             host.handle(ECHO, echo)
             await alice.connect(behind(host))
         carols = alice.paths()[carol.peer_id]
+        gone = trio.Event()
+        alice.watch(lambda peer, up: None if up or peer != bob.peer_id else gone.set())
         with pytest.raises(TetherError):
             await say(alice, bob.peer_id, b"x" * 3_000_000)
-        await until(lambda: bob.peer_id not in alice.peers())
+        await gone.wait()
         assert await say(alice, carol.peer_id, b"still") == b"STILL"
         assert alice.paths()[carol.peer_id] is carols
+        await alice.connect(behind(bob))
         assert await say(alice, bob.peer_id, b"anew") == b"ANEW"
