@@ -238,8 +238,9 @@ class Switch:
                         await trio.aclose_forcefully(raw)
                         return
                     try:
-                        await self.introduce(peer, address, raw)
-                        return
+                        with trio.move_on_after(self._settings.dial_s / min(len(addresses), 2)):
+                            await self.introduce(peer, address, raw)
+                            return
                     except TetherError as error:
                         failure = error
                     if await self._rival_won(peer):

@@ -89,3 +89,16 @@ async def test_a_router_that_refuses_is_asked_again_later() -> None:
             assert made.address is None
             router.refusals.clear()
             await mapped(made, f"/ip4/11.0.0.7/tcp/{PORT}")
+
+
+async def test_a_machine_that_moves_announces_nothing_until_the_router_of_the_new_place_has_mapped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_router() as router, kept(router) as made:
+        await mapped(made, f"/ip4/11.0.0.7/tcp/{PORT}")
+        monkeypatch.setattr(mapping, "RENEW_S", 1e6)
+        await until(lambda: made.address is not None)
+        router.external_ip = "11.0.0.9"
+        made.moved()
+        assert made.address is None
+        await mapped(made, f"/ip4/11.0.0.9/tcp/{PORT}")
