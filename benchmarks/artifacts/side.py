@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sys
 import time
@@ -61,6 +62,9 @@ async def side(folder: str, up: str = "") -> None:
         async def lent() -> Answer:
             return {"bytes": shelf.lender.lent_bytes}
 
+        async def peak() -> Answer:
+            return {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
+
         async def forget() -> Answer:
             """Nothing is here any more, nor on its way: the next run begins anew."""
             shelf.blobs.evict(1 << 62, busy=())
@@ -68,7 +72,8 @@ async def side(folder: str, up: str = "") -> None:
             return {}
 
         await obey(
-            described(host), {"meet": meet, "hold": hold, "want": want, "lent": lent, "forget": forget}
+            described(host),
+            {"meet": meet, "hold": hold, "want": want, "lent": lent, "forget": forget, "peak": peak},
         )
         nursery.cancel_scope.cancel()
     shutil.rmtree(root, ignore_errors=True)
