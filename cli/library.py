@@ -59,8 +59,17 @@ def pull(model: str) -> None:
     printed(_errand("/pull", {"model": model}, "fetching"), _show)
 
 
-def catalogue() -> None:
-    """List the models that are published in this swarm, as far as this node has heard."""
+def catalogue(model: str = "") -> None:
+    """List the models that are published in this swarm, as far as this node has heard.
+
+    Parameters
+    ----------
+    model
+        NAME or NAME@VERSION: show this one, and which nodes have it.
+    """
+    if model:
+        printed(context.control.get(f"/catalogue/{model}"), _show)
+        return
 
     def people(answer: list[dict[str, Any]]) -> None:
         rows = [

@@ -29,6 +29,7 @@ from tetherd.models import ModelHouse
 from tetherd.orchestrator.orchestrator import Orchestrator
 from tetherd.registry.desk import LibraryDesk, library_routes
 from tetherd.registry.library import Library, cache_limits
+from tetherd.registry.replicas import InRegion, Replicas
 from tetherd.store import open_store
 from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
@@ -97,7 +98,9 @@ class Duties:
         )
         await parts.start(library.run)
         self._meaning = library.catalogue.meaning
-        self._library = LibraryDesk(library)
+        replicas = Replicas(library, InRegion(node.swarm), node.rpc)
+        await parts.start(replicas.run)
+        self._library = LibraryDesk(library, replicas)
         await parts.start(self._library.run)
         self._models.open_library(library)
 

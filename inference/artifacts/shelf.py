@@ -120,7 +120,7 @@ class Shelf:
         ended = self._ended[blob.sha256] = trio.Event()
 
         async def find() -> Sequence[PeerId]:
-            return await self._holders(blob.sha256)
+            return await self.holders(blob.sha256)
 
         try:
             partial = await trio.to_thread.run_sync(self.blobs.begin, blob, busy)
@@ -150,7 +150,8 @@ class Shelf:
             with trio.move_on_after(1.0):
                 await ended.wait()
 
-    async def _holders(self, sha256: str) -> list[PeerId]:
+    async def holders(self, sha256: str) -> list[PeerId]:
+        """Who has a file, or part of it, and can be reached; this node is never among them."""
         try:
             found = await self._network.find_providers(blob_key(self._swarm_id, sha256))
         except TetherError as error:

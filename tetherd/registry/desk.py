@@ -21,6 +21,7 @@ from p2p.identity import PeerId
 from tetherd.admin import Json, answered, read
 from tetherd.registry.library import Library, Order, Told
 from tetherd.registry.references import CatalogueEntry, parse
+from tetherd.registry.replicas import WANTED, Replicas
 
 MAX_ERRANDS: Final = 64
 """Remembered, those under way always."""
@@ -92,8 +93,9 @@ class _Errand:
 class LibraryDesk:
     """run: where errands go on; it is cancelled with the node, and what has come then stays on the disk."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, replicas: Replicas) -> None:
         self._library = library
+        self._replicas = replicas
         self._errands: OrderedDict[str, _Errand] = OrderedDict()
         self._serials = count(1)
         self._nursery: trio.Nursery | None = None
@@ -105,6 +107,13 @@ class LibraryDesk:
 
     def catalogue(self) -> list[dict[str, Any]]:
         return [self._shown(one) for one in self._library.catalogue.all()]
+
+    async def release(self, model: str) -> dict[str, Any]:
+        """One of them, with who has it. Raises TetherError(MODEL_NOT_FOUND)."""
+        name, _, version = model.partition("@")
+        published = await self._library.catalogue.resolve(name, version)
+        holders = await self._replicas.holders(published)
+        return {**self._shown(published), "holders": sorted(holders), "wanted": WANTED}
 
     def publish(self, body: PublishBody) -> dict[str, Any]:
         order = Order(body.source, body.name, body.version, body.licence)
@@ -257,6 +266,9 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
     async def catalogue(_request: Request) -> Json:
         return desk.catalogue()
 
+    async def release(request: Request) -> Json:
+        return await desk.release(str(request.path_params["model"]))
+
     async def publish(request: Request) -> Json:
         return desk.publish(await read(request, PublishBody))
 
@@ -286,6 +298,7 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
 
     return [
         Route("/catalogue", answered(catalogue)),
+        Route("/catalogue/{model}", answered(release)),
         Route("/publish", answered(publish), methods=["POST"]),
         Route("/pull", answered(pull), methods=["POST"]),
         Route("/work/{name}", answered(errand)),
