@@ -95,8 +95,10 @@ class Duties:
             cache_limits(self._config.models),
             now=time.time,
             environ=os.environ,
+            metrics=self._metrics.models,
         )
         await parts.start(library.run)
+        self._metrics.models.watch(library.kept_bytes)
         self._meaning = library.catalogue.meaning
         replicas = Replicas(library, InRegion(node.swarm), node.rpc)
         await parts.start(replicas.run)

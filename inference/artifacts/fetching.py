@@ -22,6 +22,7 @@ import trio
 
 from inference.artifacts.blobs import Partial
 from inference.artifacts.chunks import Blob
+from inference.artifacts.metrics import Kind, ShelfMetrics
 from inference.artifacts.planner import PIPELINE, Planner
 from inference.artifacts.rate import Rate
 from inference.artifacts.wire import BLOB_PROTOCOL, HEAD, HOLDING, WANT, HoldingRequest
@@ -87,6 +88,7 @@ class Fetch:
         *,
         origins: Sequence[Origin] = (),
         rate: Rate,
+        metrics: ShelfMetrics,
         told: Callable[[Progress], None] = lambda _: None,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -98,6 +100,7 @@ class Fetch:
         self._find = find
         self._origins = origins
         self._rate = rate
+        self._metrics = metrics
         self._told = told
         self._planner = Planner(self.blob.count, partial.done, draw)
         self._following: set[PeerId] = set()
@@ -279,6 +282,7 @@ class Fetch:
             self._patience.deadline = now + PATIENCE_S
             self._done_bytes += len(data)
             self._speed.add(len(data), now)
+            self._metrics.fetched(self._kind(source), len(data))
             self.tally.received[source] = self.tally.received.get(source, 0) + len(data)
             self._told(self.progress)
         self._wake()
@@ -289,7 +293,11 @@ class Fetch:
         if source not in self.tally.liars:
             self.tally.liars.append(source)
         self._planner.ban(source)
+        self._metrics.lied(self._kind(source))
         _log.warning("source_lied", source=source, sha256=self.blob.sha256[:12])
+
+    def _kind(self, source: str) -> Kind:
+        return "origin" if any(source == origin.name for origin in self._origins) else "peer"
 
     async def _despair(self) -> None:
         with self._patience:

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from inference.artifacts.chunks import DIGEST_BYTES, Blob
+from inference.artifacts.metrics import ShelfMetrics
 from inference.artifacts.rate import Rate
 from inference.artifacts.wire import BLOB_PROTOCOL, HEAD, HOLDING, WANT, Holding, HoldingRequest
 from p2p.errors import NOT_HELD, TetherError
@@ -69,10 +70,16 @@ class Lender:
     """find: what this node has of a file by its SHA-256. rate: shared by all borrowers."""
 
     def __init__(
-        self, rpc: Rpc, transport: Transport, find: Callable[[str], Lent | None], rate: Rate
+        self,
+        rpc: Rpc,
+        transport: Transport,
+        find: Callable[[str], Lent | None],
+        rate: Rate,
+        metrics: ShelfMetrics,
     ) -> None:
         self._find = find
         self._rate = rate
+        self._metrics = metrics
         self._borrowers = trio.CapacityLimiter(BORROWERS)
         self.lent_bytes = 0
         rpc.serve_stream(HOLDING, self._holding)
@@ -129,6 +136,7 @@ class Lender:
                 return
             await stream.write(data)
             self.lent_bytes += count
+            self._metrics.lent(count)
 
 
 def _open(lent: Lent) -> _Source | None:

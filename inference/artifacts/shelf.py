@@ -15,6 +15,7 @@ from inference.artifacts.blobs import Blobs
 from inference.artifacts.chunks import Blob
 from inference.artifacts.fetching import Fetch, Origin, Progress
 from inference.artifacts.lending import Lender, Lent
+from inference.artifacts.metrics import NoMetrics, ShelfMetrics
 from inference.artifacts.rate import Rate
 from inference.artifacts.wire import blob_key
 from p2p.errors import TetherError
@@ -52,17 +53,19 @@ class Shelf:
         *,
         down: Rate,
         up: Rate,
+        metrics: ShelfMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
     ) -> None:
         self.blobs = blobs
         self._rpc = rpc
         self._network = network
         self._swarm_id = swarm_id
         self._down = down
+        self._metrics = metrics
         self._known: dict[str, Blob] = {}
         self._fetches: dict[str, Fetch] = {}
         self._ended: dict[str, trio.Event] = {}
         self._news = trio.Event()
-        self.lender = Lender(rpc, network, self.find, up)
+        self.lender = Lender(rpc, network, self.find, up, metrics)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep telling the DHT what is here, until cancelled."""
@@ -125,7 +128,14 @@ class Shelf:
         try:
             partial = await trio.to_thread.run_sync(self.blobs.begin, blob, busy)
             fetch = Fetch(
-                partial, self._rpc, self._network, find, origins=origins, rate=self._down, told=told
+                partial,
+                self._rpc,
+                self._network,
+                find,
+                origins=origins,
+                rate=self._down,
+                metrics=self._metrics,
+                told=told,
             )
             self._fetches[blob.sha256] = fetch
             self._tell()

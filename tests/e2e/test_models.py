@@ -54,6 +54,11 @@ def test_a_published_model_is_fetched_from_whoever_has_it_and_served(swarm: Loca
     text = answer(founder, "tiny-model")
     assert "3" in text
 
+    size = MODEL_PATH.stat().st_size
+    assert founder.metrics()["tether_models_lent_bytes_total"] >= size
+    assert first.metrics()['tether_models_fetched_bytes_total{kind="peer"}'] == size
+    assert first.metrics()["tether_models_kept_bytes"] == size
+
     removed = founder.control.post("/cache/gc", {})
     assert [one["models"] for one in removed] == [["tiny-model@1"]]
     assert founder.control.get("/cache") == []

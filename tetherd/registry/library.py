@@ -13,6 +13,7 @@ import trio
 from inference.artifacts.blobs import Blobs
 from inference.artifacts.chunks import Blob, Digester
 from inference.artifacts.fetching import Progress
+from inference.artifacts.metrics import NoMetrics, ShelfMetrics
 from inference.artifacts.origins import HttpOrigin, Place, download, place_of_url, place_on_hub
 from inference.artifacts.rate import Rate
 from inference.artifacts.release import (
@@ -83,6 +84,7 @@ class Library:
         *,
         now: Callable[[], float],
         environ: Mapping[str, str],
+        metrics: ShelfMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
     ) -> None:
         self._key = key
         self._authority = authority
@@ -93,7 +95,7 @@ class Library:
         self._downloads.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.blobs = Blobs(folder, budget_bytes=limits.cache_bytes)
         up, down = Rate(limits.up_bytes_per_s), Rate(limits.down_bytes_per_s)
-        self.shelf = Shelf(self.blobs, rpc, network, swarm_id, down=down, up=up)
+        self.shelf = Shelf(self.blobs, rpc, network, swarm_id, down=down, up=up, metrics=metrics)
         self.catalogue = Catalogue(folder / "catalogue", swarm_id, rpc, network, heard=self._heard)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -102,6 +104,10 @@ class Library:
             await nursery.start(self.shelf.run)
             await nursery.start(self.catalogue.run)
             task_status.started()
+
+    def kept_bytes(self) -> int:
+        """Of whole files in the cache."""
+        return sum(one.size for one in self.blobs.kept())
 
     def holds(self, published: Published) -> bool:
         """Whether all files of a release are here, whole."""

@@ -29,6 +29,7 @@ class Metrics:
         self.gateway = GatewayCounters(self.registry)
         self.orchestrator = OrchestratorCounters(self.registry)
         self.worker = WorkerCounters(self.registry)
+        self.models = ModelCounters(self.registry)
         Gauge("tether_build_info", "The version that runs.", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
@@ -282,3 +283,33 @@ class WorkerCounters:
     def finished(self, outcome: str, seconds: float) -> None:
         self._requests.labels(outcome).inc()
         self._seconds.observe(seconds)
+
+
+class ModelCounters:
+    """Implements inference.artifacts.metrics.ShelfMetrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._lent = Counter(
+            "tether_models_lent_bytes", "Bytes of files that went to peers.", registry=registry
+        )
+        self._fetched = Counter(
+            "tether_models_fetched_bytes", "Verified bytes of files that came.", ["kind"], registry=registry
+        )
+        self._lies = Counter(
+            "tether_models_lies", "Sources that sent what was not signed.", ["kind"], registry=registry
+        )
+
+    def watch(self, kept_bytes: Callable[[], float]) -> None:
+        """Show, at each scrape, what the cache takes."""
+        kept = Gauge("tether_models_kept_bytes", "Whole files in the cache.", registry=self._registry)
+        kept.set_function(kept_bytes)
+
+    def lent(self, count: int) -> None:
+        self._lent.inc(count)
+
+    def fetched(self, kind: str, count: int) -> None:
+        self._fetched.labels(kind).inc(count)
+
+    def lied(self, kind: str) -> None:
+        self._lies.labels(kind).inc()
