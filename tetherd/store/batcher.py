@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import outcome
-import trio
 
 from tetherd.store.database import Database
 from tetherd.store.job_rows import Change, change
+from tetherd.store.together import Together
 
 MAX_BATCH: Final = 128
 """Rows a statement: 2,944 values, well under both databases' 32,766."""
 
 
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    change: Change
-    outcome: outcome.Outcome[Any] | None = field(default=None)
-
-
 class Batcher:
-    """Whoever gets the turn carries out what is queued."""
+    """Changes of jobs, by whoever wants them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._turn = trio.Lock()
-        self._queue: list[_Waiting] = []
+        self._together = Together(self._commit, MAX_BATCH)
 
     async def carry_out(self, change: Change) -> Any:
         """Apply a change, and return what its rule answers once that is durable. Raises what the rule raises,
         and TetherError(LEDGER_UNAVAILABLE). Cancelled while the batch is under way, it is not undone.
         """
-        waiting = _Waiting(change)
-        self._queue.append(waiting)
-        try:
-            async with self._turn:
-                while waiting.outcome is None:
-                    await self._commit()
-        finally:
-            if waiting in self._queue:
-                self._queue.remove(waiting)
-        return waiting.outcome.unwrap()
+        return await self._together.carry_out(change)
 
     async def carry_out_all(self, changes: Sequence[Change]) -> list[Any]:
         """Apply changes of one caller, in order."""
@@ -53,15 +36,11 @@ class Batcher:
         ]
         return [one.unwrap() for part in results for one in part]
 
-    async def _commit(self) -> None:
-        """Others' changes are among those queued, so no cancellation may lose them on the way."""
-        batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
-        changes = [one.change for one in batch]
-        with trio.CancelScope(shield=True):
-            whole = await outcome.acapture(self._database.each, lambda: change(changes))
-        outcomes = [whole] * len(batch) if isinstance(whole, outcome.Error) else whole.unwrap()
-        for one, result in zip(batch, outcomes, strict=True):
-            one.outcome = result
+    async def _commit(self, changes: Sequence[Change]) -> Sequence[outcome.Outcome[Any]]:
+        whole = await outcome.acapture(self._database.each, lambda: change(changes))
+        if isinstance(whole, outcome.Error):
+            return [outcome.Error(whole.error) for _ in changes]  # each can be raised once
+        return whole.unwrap()
 
 
 def _parts(changes: Sequence[Change]) -> list[Sequence[Change]]:

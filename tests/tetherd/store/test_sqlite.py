@@ -148,10 +148,9 @@ async def test_when_sqlite_fails_all_who_shared_the_commit_are_told_and_nothing_
         except TetherError as error:
             told.append(error)
 
-    async with trio.open_nursery() as nursery, commits._turn:
+    async with trio.open_nursery() as nursery:
         for number in (7, 1, 8):
             nursery.start_soon(carry_out, number)
-        await trio.testing.wait_all_tasks_blocked()
     assert [error.code for error in told] == [LEDGER_UNAVAILABLE] * 3
     assert numbers(connection) == [1]
     assert await commits.carry_out(lambda connection: insert(connection, 2)) == 2
@@ -169,11 +168,9 @@ async def test_a_caller_that_is_cancelled_takes_no_others_change_with_it(
             with leavers:
                 await commits.carry_out(lambda connection: insert(connection, number))
 
-        async with commits._turn:
-            nursery.start_soon(leave, 1)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(commits.carry_out, lambda connection: insert(connection, 2))
-            await trio.testing.wait_all_tasks_blocked()
-        leavers.cancel()  # after the lock was handed over, before the first one runs with it
+        nursery.start_soon(leave, 1)
+        nursery.start_soon(commits.carry_out, lambda connection: insert(connection, 2))
+        await trio.lowlevel.checkpoint()
+        leavers.cancel()
     assert 2 in numbers(connection)
     await commits.close()
