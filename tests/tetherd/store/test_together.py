@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import outcome
 import pytest
 import trio
-
 from trio.testing import wait_all_tasks_blocked
 
 from p2p.errors import LEDGER_UNAVAILABLE, TetherError
