@@ -115,10 +115,15 @@ class Dial:
     """The addresses of one peer, tried one after the other, each with a head start over the next."""
 
     def __init__(self, peer: PeerId, addresses: Sequence[str], connect: Connect) -> None:
+        self.addresses = list(addresses)
         self._peer = peer
-        self._addresses = addresses
         self._connect = connect
         self._failures: list[OSError] = []
+        self._begun = 0
+        self._trying = 0
+        self._working = False
+        self._arrived: trio.MemorySendChannel[Arrival] | None = None
+        self._tasks: trio.Nursery | None = None
 
     @asynccontextmanager
     async def arrivals(self) -> AsyncIterator[trio.MemoryReceiveChannel[Arrival]]:
@@ -130,37 +135,57 @@ class Dial:
                 yield receive
             nursery.cancel_scope.cancel()
 
-    async def _try_all(self, arrived: trio.MemorySendChannel[Arrival]) -> None:
-        async with arrived, trio.open_nursery() as nursery:
-            for address in self._addresses:
-                failed = trio.Event()
-                nursery.start_soon(self._try, address, arrived, failed)
-                with trio.move_on_after(HEAD_START_S):
-                    await failed.wait()
+    def also(self, addresses: Sequence[str]) -> None:
+        """Try these, too: they were learned while earlier ones keep silent."""
+        self.addresses += [address for address in addresses if address not in self.addresses]
+        if self._tasks is not None and self._trying and not self._working:
+            self._working = True
+            self._tasks.start_soon(self._work)
 
-    async def _try(self, address: str, arrived: trio.MemorySendChannel[Arrival], failed: trio.Event) -> None:
+    def has_tried(self, addresses: Sequence[str]) -> bool:
+        return set(addresses) <= set(self.addresses[: self._begun])
+
+    async def _try_all(self, arrived: trio.MemorySendChannel[Arrival]) -> None:
+        async with arrived, trio.open_nursery() as self._tasks:
+            self._arrived, self._working = arrived, True
+            await self._work()
+
+    async def _work(self) -> None:
+        assert self._tasks is not None
+        while self._begun < len(self.addresses):
+            address, failed = self.addresses[self._begun], trio.Event()
+            self._begun += 1
+            self._trying += 1
+            self._tasks.start_soon(self._try, address, failed)
+            with trio.move_on_after(HEAD_START_S):
+                await failed.wait()
+        self._working = False
+
+    async def _try(self, address: str, failed: trio.Event) -> None:
+        assert self._arrived is not None
         try:
             stream = await self._connect(address)
+            try:
+                await self._arrived.send((address, stream))
+            except (trio.Cancelled, trio.BrokenResourceError) as error:
+                await trio.aclose_forcefully(stream)
+                if isinstance(error, trio.Cancelled):
+                    raise
         except OSError as error:
             self._failures.append(error)
             failed.set()
-            return
-        try:
-            await arrived.send((address, stream))
-        except (trio.Cancelled, trio.BrokenResourceError) as error:
-            await trio.aclose_forcefully(stream)
-            if isinstance(error, trio.Cancelled):
-                raise
+        finally:
+            self._trying -= 1
 
     def verdict(self, handshake: TetherError | None) -> TetherError:
         """Why there is no connection. handshake: what went wrong behind a socket that did connect."""
         if handshake is not None:
             return handshake
-        if not self._addresses:
+        if not self.addresses:
             return TetherError(UNREACHABLE, f"No address of {self._peer} is known.")
-        if len(self._failures) == len(self._addresses) and all(map(_refused, self._failures)):
+        if len(self._failures) == len(self.addresses) and all(map(_refused, self._failures)):
             return TetherError(UNREACHABLE, f"The connection to {self._peer} was refused.")
-        if len(self._failures) < len(self._addresses):
+        if len(self._failures) < len(self.addresses):
             return TetherError(UNREACHABLE, f"No way to {self._peer}: the dial timed out.")
         return TetherError(UNREACHABLE, f"No way to {self._peer}: {_reason(self._failures[-1])}.")
 

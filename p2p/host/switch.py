@@ -63,9 +63,10 @@ class _Superfluous(OSError):
 
 
 class _Dialling:
-    """One dial, however many wait for it."""
+    """One dial, however many wait for it, and add what they know."""
 
-    def __init__(self) -> None:
+    def __init__(self, dial: Dial) -> None:
+        self.dial = dial
         self.done = trio.Event()
         self.failure: TetherError | None = None
 
@@ -189,17 +190,24 @@ class Switch:
         if self._is_reached(peer, circuits):
             await trio.lowlevel.checkpoint()
             return
-        dialling = self._dialling.get(peer)
+        known = [one for one in interleaved(self.book.of(peer)) if circuits or not is_circuit(one)]
+        dialling = joined = self._dialling.get(peer)
+        if joined is not None:
+            joined.dial.also(known)
         if dialling is None:
             if self._tasks is None or self._closing:
                 raise unreachable("This node is shutting down.")
             if peer == self.own:
                 raise unreachable("A node does not dial itself.")
             self._check_standing(peer)
-            dialling = self._dialling[peer] = _Dialling()
+            dial = Dial(peer, known, lambda address: self.ways.pipe(peer, address))
+            dialling = self._dialling[peer] = _Dialling(dial)
             self._tasks.start_soon(self._dial, peer, dialling, circuits)
         await dialling.done.wait()
         if dialling.failure is not None:
+            if joined is not None and not joined.dial.has_tried(known):
+                await self.connect(address, circuits=circuits)
+                return
             failure = dialling.failure
             raise TetherError(failure.code, failure.detail, field=failure.field) from failure
 
@@ -219,17 +227,14 @@ class Switch:
 
     async def _dial(self, peer: PeerId, dialling: _Dialling, circuits: bool) -> None:
         try:
-            await self._reach(peer, circuits)
+            await self._reach(peer, dialling.dial, circuits)
         except TetherError as error:
             dialling.failure = error
         finally:
             del self._dialling[peer]
             dialling.done.set()
 
-    async def _reach(self, peer: PeerId, circuits: bool) -> None:
-        known = interleaved(self.book.of(peer))
-        addresses = [address for address in known if circuits or not is_circuit(address)]
-        dial = Dial(peer, addresses, lambda address: self.ways.pipe(peer, address))
+    async def _reach(self, peer: PeerId, dial: Dial, circuits: bool) -> None:
         failure: TetherError | None = None
         with trio.move_on_after(self._settings.dial_s):
             async with dial.arrivals() as arrivals:
@@ -238,7 +243,7 @@ class Switch:
                         await trio.aclose_forcefully(raw)
                         return
                     try:
-                        with trio.move_on_after(self._settings.dial_s / min(len(addresses), 2)):
+                        with trio.move_on_after(self._settings.dial_s / min(len(dial.addresses), 2)):
                             await self.introduce(peer, address, raw)
                             return
                     except TetherError as error:

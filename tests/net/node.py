@@ -114,8 +114,9 @@ class Node:
         return {"peers": sorted(self.host.peers())}
 
     async def op_reachability(self, verdict: str) -> Order:
-        """What this node shall take itself for."""
+        """What this node shall take itself for from now on, whatever AutoNAT finds."""
         self.host.reach.found(Reachability(verdict))
+        self.host.reach.found = lambda verdict: None  # type: ignore[method-assign]
         return {}
 
     async def op_reserved(self, relays: int = 1) -> Order:
@@ -123,6 +124,14 @@ class Node:
         while len(found := [one for one in self.host.addresses() if is_circuit(one)]) < relays:  # noqa: ASYNC110
             await trio.sleep(0.01)
         return {"addresses": found}
+
+    async def op_find(self, peer: str) -> Order:
+        """Ask the network until it knows a relay behind which the peer is."""
+        found = None
+        while found is None or not any(map(is_circuit, found.addresses)):
+            await trio.sleep(0.1)
+            found = await self.host.find_peer(PeerId(peer))
+        return {"addresses": found.addresses}
 
     async def op_punch(self, peer: str, addresses: list[str], patience_s: float) -> Order:
         """Dial over a relay, and wait for a direct connection; took_s: from the first to the second, None: stayed."""

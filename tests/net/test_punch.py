@@ -9,6 +9,7 @@ import trio
 
 from tests.net.internet import Internet, Nat
 from tests.net.namespaces import needs_namespaces
+from tests.net.nodes import open_node
 from tests.net.pairs import open_pair
 
 pytestmark = needs_namespaces
@@ -33,6 +34,23 @@ async def test_a_call_that_began_over_a_relay_goes_on_directly_and_loses_nothing
             )
             assert (counted["numbers"], counted["ordered"]) == (300, True), f"seed {net.seed}"
         assert punched["took_s"] is not None, f"seed {net.seed}"
+
+
+async def test_members_behind_routers_find_relays_each_other_and_a_direct_way_by_themselves() -> None:
+    with Internet() as net:
+        async with (
+            open_node(net.public(), 0) as first,
+            open_node(net.public(), 1) as second,
+            open_node(net.behind(Nat.PORT_RESTRICTED, delay_ms=20), 2) as alice,
+            open_node(net.behind(Nat.EIM, delay_ms=10), 3) as bob,
+        ):
+            await second.connect(first)
+            for node in (alice, bob):
+                await node.connect(first)
+            await bob.ask("reserved", relays=2)
+            found = await alice.ask("find", peer=bob.peer)
+            punched = await alice.ask("punch", peer=bob.peer, addresses=found["addresses"], patience_s=20.0)
+            assert punched["took_s"] is not None, f"seed {net.seed}"
 
 
 @pytest.mark.parametrize(

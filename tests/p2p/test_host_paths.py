@@ -7,12 +7,13 @@ import socket
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock, memory_stream_pair
 
 from p2p.errors import ADDRESS_IN_USE, TetherError
 from p2p.host.addresses import AddressBook, TcpAddress, dialable, from_wire, parse_circuit, to_wire
 from p2p.host.observed import Observed
 from p2p.host.paths import Reach, Reachability
-from p2p.host.sockets import connect_from, listen
+from p2p.host.sockets import Dial, connect_from, listen
 from p2p.identity import PeerId
 from tests.p2p.hosts import address, open_nodes, until
 from tests.swarms import make_swarm
@@ -97,3 +98,25 @@ async def test_who_waits_for_a_verdict_is_woken_by_another_one() -> None:
         reach.found(Reachability.UNKNOWN)
         reach.found(Reachability.PRIVATE)
     assert reach.verdict is Reachability.PRIVATE
+
+
+async def test_a_dial_under_way_takes_addresses_that_are_learned_meanwhile(autojump_clock: MockClock) -> None:
+    near, _ = memory_stream_pair()
+
+    async def connect(address: str) -> trio.abc.Stream:
+        if address == "silent":
+            await trio.sleep_forever()
+        if address == "closed":
+            raise OSError("refused")
+        return near
+
+    dial = Dial(A, ["silent"], connect)
+    async with dial.arrivals() as arrivals, trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 2)
+        await trio.sleep(1)
+        dial.also(["silent", "closed", "open"])
+        assert not dial.has_tried(["open"])
+        assert await arrivals.receive() == ("open", near)
+    assert dial.has_tried(["silent", "open"]) and not dial.has_tried(["later"])
+    dial.also(["later"])
+    assert not dial.has_tried(["later"])
