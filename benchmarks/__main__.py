@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from benchmarks import calls, hostile, join, ledger, network, punch
+from benchmarks import calls, hostile, idle, join, ledger, network, punch
 from benchmarks.artifacts import suite as artifacts
 from benchmarks.report import Row, publish
 from benchmarks.transport import suite as transport
@@ -20,6 +20,7 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "network": (network.measure,),
     "calls": (calls.measure,),
     "hostile": (hostile.measure,),
+    "idle": (idle.measure,),
     "ledger": (ledger.measure,),
     "punch": (punch.measure,),
     "transport": (transport.measure,),
