@@ -81,3 +81,13 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_a_bind_may_be_ipv6() -> None:
     assert parse_bind("[::1]:80") == ("::1", 80)
+
+
+def test_several_listening_addresses_come_from_flags_a_file_or_one_variable(tmp_path: Path) -> None:
+    two = ("/ip4/10.0.0.1/tcp/7576", "/ip6/::/tcp/7577")
+    file = tmp_path / "tether.toml"
+    file.write_text(f'region = "eu"\nlisten = ["{two[0]}", "{two[1]}"]\n')
+    assert load({"region": "eu"}, {}, None).listen == ()
+    assert load({}, {}, file).listen == two
+    assert load({"region": "eu"}, {"TETHER_LISTEN": ",".join(two)}, None).listen == two
+    assert load({"region": "eu", "listen": two[1:]}, {"TETHER_LISTEN": two[0]}, file).listen == two[1:]

@@ -311,3 +311,17 @@ async def test_the_status_is_for_people(nursery: Nursery, autojump_clock: MockCl
     assert worker.swarm.addresses_of(person("nobody").peer) == ()
     assert founder.swarm.is_candidate()
     assert not worker.swarm.is_candidate()
+
+
+async def test_a_node_that_moved_is_known_at_its_new_address_within_moments(
+    nursery: Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town = Town(nursery)
+    founder = await town.start("founder")
+    other = await town.start("other", via="founder")
+    worker = await town.start("worker", via="founder", roles=WORKER)
+    await trio.sleep(15)
+    for node, new in ((worker, "/ip4/11.0.0.77/tcp/7576"), (other, "/ip6/2a00::7/tcp/7576")):
+        monkeypatch.setattr(node.network, "addresses", lambda new=new: (new,))
+        node.swarm.moved()
+        await until(lambda node=node, new=new: founder.swarm.addresses_of(node.peer) == (new,), 3)  # type: ignore[misc]
