@@ -11,8 +11,10 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -20,7 +22,16 @@ import structlog
 import trio
 
 from inference.artifacts.chunks import MAX_FILE_BYTES
-from p2p.errors import DIGEST_MISMATCH, FORBIDDEN, NO_SOURCE, NOT_FOUND, UNREACHABLE, TetherError
+from p2p.errors import (
+    DIGEST_MISMATCH,
+    FORBIDDEN,
+    MODEL_INVALID,
+    NO_SOURCE,
+    NOT_FOUND,
+    UNREACHABLE,
+    USAGE,
+    TetherError,
+)
 
 HUB: Final = "https://huggingface.co"
 TRIES: Final = 6
@@ -29,6 +40,8 @@ FIRST_PAUSE_S: Final = 1.0
 LAST_PAUSE_S: Final = 60.0
 MAX_REDIRECTS: Final = 5
 READ_BYTES: Final = 1 << 20
+SIGNED_FOR: Final = timedelta(minutes=15)
+"""Each request of a bucket has a signature of its own; the answer may take longer."""
 TIMEOUTS: Final = httpx2.Timeout(10.0, read=30.0)
 
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -38,11 +51,15 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A URL and what has to be said to read it. name: for people, without secrets."""
+    """A URL and what has to be said to read it. name: for people, without secrets.
+
+    sign: makes a URL that is good for a while, for each request anew; it may wait, so it is called in a thread.
+    """
 
     url: str
     name: str
     headers: Mapping[str, str]
+    sign: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +81,35 @@ def place_on_hub(repo: str, file: str, environ: Mapping[str, str] = os.environ) 
     token = environ.get("HF_TOKEN")
     url = f"{endpoint}/{quote(repo)}/resolve/main/{quote(file)}"
     return Place(url, f"hf:{repo}/{file}", {"authorization": f"Bearer {token}"} if token else {})
+
+
+def place_in_bucket(url: str, environ: Mapping[str, str] = os.environ) -> Place:
+    """s3://bucket/key, with what AWS's own variables say of endpoint, region and keys. Raises TetherError."""
+    try:
+        import obstore
+        from obstore.store import S3Store
+    except ImportError as error:
+        raise TetherError(USAGE, "s3:// needs an extra: pip install 'tether[s3]'.", field="source") from error
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise TetherError(MODEL_INVALID, f"{url!r} has to be s3://bucket/key.", field="source")
+    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    said = {
+        "endpoint": endpoint,
+        "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        "access_key_id": environ.get("AWS_ACCESS_KEY_ID"),
+        "secret_access_key": environ.get("AWS_SECRET_ACCESS_KEY"),
+        "token": environ.get("AWS_SESSION_TOKEN"),
+    }
+    config: Any = {name: value for name, value in said.items() if value}
+    config["skip_signature"] = "access_key_id" not in config
+    config["client_options"] = {"allow_http": bool(endpoint and endpoint.startswith("http:"))}
+    store = S3Store(bucket, **config)
+    return Place(url, url, {}, partial(_signed, obstore.sign, store, key))
+
+
+def _signed(sign: Callable[..., str], store: object, key: str) -> str:
+    return sign(store, "GET", key, SIGNED_FOR)
 
 
 class HttpOrigin:
@@ -155,7 +201,8 @@ async def _open(place: Place, first: int, last: int | None) -> AsyncIterator[htt
             follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=TIMEOUTS, trust_env=False
         ) as client:
             headers = {**place.headers, **wanted}
-            async with client.stream("GET", place.url, headers=headers) as answer:
+            url = await trio.to_thread.run_sync(place.sign) if place.sign else place.url
+            async with client.stream("GET", url, headers=headers) as answer:
                 _check(place, answer)
                 yield answer
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

@@ -14,7 +14,14 @@ from inference.artifacts.blobs import Blobs
 from inference.artifacts.chunks import Blob, Digester
 from inference.artifacts.fetching import Progress
 from inference.artifacts.metrics import NoMetrics, ShelfMetrics
-from inference.artifacts.origins import HttpOrigin, Place, download, place_of_url, place_on_hub
+from inference.artifacts.origins import (
+    HttpOrigin,
+    Place,
+    download,
+    place_in_bucket,
+    place_of_url,
+    place_on_hub,
+)
 from inference.artifacts.rate import Rate
 from inference.artifacts.release import (
     Alias,
@@ -208,11 +215,13 @@ class Library:
         match reference:
             case HubFile(repo, file):
                 return place_on_hub(repo, file, self._environ)
-            case Url(url) if url.startswith("https://"):
+            case Url(url) if url.startswith("s3://"):
+                return place_in_bucket(url, self._environ)
+            case Url(url):
                 return place_of_url(url)
             case _:
                 raise TetherError(
-                    MODEL_INVALID, "Only hf: and https:// can be fetched from yet.", field="source"
+                    MODEL_INVALID, "Only hf:, https:// and s3:// are fetched from.", field="source"
                 )
 
     async def _download(self, place: Place, told: Told) -> Path:
