@@ -20,12 +20,17 @@ _UNITS: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _REMOTE: Final = ("hf:", "https://", "s3://")
 
 cache: Final = App(name="cache", help="The model files that this node keeps.")
+trust: Final = App(
+    name="trust", help="Whose models are loaded; only the node that founded the swarm says so."
+)
+models: Final = App(name="models", help="The models that the region serves, and what is published.")
 
 
 def add_to(app: App) -> None:
-    for command in (publish, pull, catalogue, alias, trust):
+    for command in (publish, pull, catalogue, alias):
         app.command(command)
-    app.command(cache)
+    for group in (models, cache, trust):
+        app.command(group)
 
 
 def publish(source: str, *, name: str = "", version: str = "", licence: str = "") -> None:
@@ -59,17 +64,8 @@ def pull(model: str) -> None:
     printed(_errand("/pull", {"model": model}, "fetching"), _show)
 
 
-def catalogue(model: str = "") -> None:
-    """List the models that are published in this swarm, as far as this node has heard.
-
-    Parameters
-    ----------
-    model
-        NAME or NAME@VERSION: show this one, and which nodes have it.
-    """
-    if model:
-        printed(context.control.get(f"/catalogue/{model}"), _show)
-        return
+def catalogue() -> None:
+    """List the models that are published in this swarm, as far as this node has heard."""
 
     def people(answer: list[dict[str, Any]]) -> None:
         rows = [
@@ -84,7 +80,7 @@ def catalogue(model: str = "") -> None:
         columns = {"model": "MODEL", "size": "SIZE", "contextTokens": "CONTEXT", "publisher": "PUBLISHER"}
         show.table(
             rows,
-            columns | {"licence": "LICENCE", "aliases": "ALIASES", "here": "HERE"},
+            columns | {"licence": "LICENCE", "aliases": "ALIASES", "state": "STATE", "here": "HERE"},
             "Nothing is published yet: tetherctl publish FILE.",
         )
 
@@ -104,17 +100,60 @@ def alias(name: str, model: str) -> None:
     printed(context.control.post("/alias", {"name": name, "model": model}), _show)
 
 
-def trust(publisher: str, *, revoke: bool = False) -> None:
-    """Let a node publish models; only the node that founded the swarm can.
+@models.default
+def served() -> None:
+    """List the models that the region serves."""
+    columns = {
+        "name": "MODEL",
+        "version": "VERSION",
+        "contextTokens": "CONTEXT",
+        "workers": "WORKERS",
+        "digest": "DIGEST",
+    }
+
+    def people(answer: list[dict[str, Any]]) -> None:
+        rows = [{**model, "digest": model["digest"][:12]} for model in answer]
+        show.table(rows, columns, "No worker serves a model yet: start one with `tetherd join`.")
+
+    printed(context.control.get("/models"), people)
+
+
+@models.command(name="show")
+def show_(model: str) -> None:
+    """Show a published model, and which nodes have it.
 
     Parameters
     ----------
-    publisher
+    model
+        NAME or NAME@VERSION of the catalogue.
+    """
+    printed(context.control.get(f"/catalogue/{model}"), _show)
+
+
+@models.command
+def retire(model: str) -> None:
+    """Let nobody load a version any more; where it is served, that goes on. Only its publisher can.
+
+    Parameters
+    ----------
+    model
+        NAME@VERSION of the catalogue.
+    """
+    printed(context.control.post(f"/catalogue/{model}/retire"), _show)
+
+
+@trust.command
+def publisher(node: str, *, revoke: bool = False) -> None:
+    """Let a node publish models.
+
+    Parameters
+    ----------
+    node
         Its node id, as `tetherctl status` shows it there.
     revoke
         Take it back: nothing that it published is loaded any more.
     """
-    printed(context.control.post("/trust", {"publisher": publisher, "revoked": revoke}), _show)
+    printed(context.control.post("/trust", {"publisher": node, "revoked": revoke}), _show)
 
 
 @cache.command(name="ls")

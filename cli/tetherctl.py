@@ -78,24 +78,6 @@ def nodes() -> None:
 
 
 @app.command
-def models() -> None:
-    """List the models that the region serves."""
-    columns = {
-        "name": "MODEL",
-        "version": "VERSION",
-        "contextTokens": "CONTEXT",
-        "workers": "WORKERS",
-        "digest": "DIGEST",
-    }
-
-    def people(answer: list[dict[str, Any]]) -> None:
-        rows = [{**model, "digest": model["digest"][:12]} for model in answer]
-        show.table(rows, columns, "No worker serves a model yet: start one with `tetherd join`.")
-
-    printed(context.control.get("/models"), people)
-
-
-@app.command
 def jobs(*, limit: int = 50) -> None:
     """List the latest jobs in this node's ledger.
 

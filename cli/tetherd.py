@@ -34,6 +34,8 @@ def join(
     data_dir: str | None = None,
     store: str | None = None,
     max_tokens_per_second: float | None = None,
+    rate_limit: float | None = None,
+    cache_size: float | None = None,
     log_format: Literal["text", "json"] | None = None,
     config: Annotated[Path | None, Parameter(help="A TOML file with any of the settings.")] = None,
 ) -> None:
@@ -70,6 +72,10 @@ def join(
         The ledger: sqlite (default), postgresql://… (better in TETHER_STORE, which no process list shows) or memory.
     max_tokens_per_second
         Lend only this much of the machine, over all answers together.
+    rate_limit
+        Megabytes a second that model files may take of the line, each way. Tokens go first in any case.
+    cache_size
+        Gigabytes of disk that fetched models may take together.
     log_format
         text, or json: one object a line.
     """
@@ -87,6 +93,9 @@ def join(
         "data_dir": data_dir,
         "store": store,
         "worker.max_tokens_per_second": max_tokens_per_second,
+        "models.lend_mb_s": rate_limit,
+        "models.fetch_mb_s": rate_limit,
+        "models.cache_gb": cache_size,
         "telemetry.log_format": log_format,
     }
     try:

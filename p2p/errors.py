@@ -136,7 +136,7 @@ NO_SOURCE: Final = Code(
     "NO_SOURCE", 503, True, "Nobody who has the file can be reached: start a node that holds it."
 )
 SIGNER_UNTRUSTED: Final = Code(
-    "SIGNER_UNTRUSTED", 403, False, "Let the founder run `tetherctl trust` for the publisher's node id."
+    "SIGNER_UNTRUSTED", 403, False, "Let the founder run `tetherctl trust publisher NODE_ID`."
 )
 DISK_FULL: Final = Code(
     "DISK_FULL", 507, False, "Free some disk, raise --cache-size, or run `tetherctl cache gc`."

@@ -44,7 +44,10 @@ class ReleaseFile(Message, frozen=True):
 
 
 class Release(Message, frozen=True):
-    """created: unix seconds; supersedes: the version before, or ""; chat_template: SHA-256, hex, "" without one."""
+    """created: unix seconds; supersedes: the version before, or ""; chat_template: SHA-256, hex, "" without one.
+
+    retired: the publisher's later word that nobody is to load it any more; where it is served, that goes on.
+    """
 
     swarm_id: SwarmId
     name: str
@@ -56,6 +59,7 @@ class Release(Message, frozen=True):
     chat_template: str = ""
     licence: str = ""
     supersedes: str = ""
+    retired: bool = False
 
     @property
     def manifest(self) -> Manifest:

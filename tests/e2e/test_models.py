@@ -69,6 +69,12 @@ def test_a_published_model_is_fetched_from_whoever_has_it_and_served(swarm: Loca
     assert answer(founder, "tiny-model") == text
     founder.control.post("/alias", {"name": "chat", "model": "tiny-model@1"})
     assert answer(founder, "chat") == text
+    shown = founder.control.get("/catalogue/chat")
+    assert second.node_id in shown["holders"] and shown["aliases"] == ["chat"]
+    assert founder.control.post("/catalogue/tiny-model@1/retire")["state"] == "retired"
+    assert answer(founder, "chat") == text
+    with pytest.raises(AssertionError, match="was retired"):
+        work(founder, "/pull", {"model": "tiny-model@1"})
 
 
 def test_only_those_whom_the_founder_trusts_publish_and_only_as_long(swarm: LocalSwarm) -> None:
@@ -84,6 +90,8 @@ def test_only_those_whom_the_founder_trusts_publish_and_only_as_long(swarm: Loca
     assert published["publisher"] == other.node_id
     pulled = work(founder, "/pull", {"model": "mine"})
     assert Path(pulled["path"]).read_bytes() == MODEL_PATH.read_bytes()
+    with pytest.raises(TetherError, match="only that node can retire"):
+        founder.control.post("/catalogue/mine@1/retire")
     founder.control.post("/trust", {"publisher": other.node_id, "revoked": True})
     assert founder.control.get("/catalogue") == []
     with pytest.raises(AssertionError, match="Nobody knows mine@1"):

@@ -113,10 +113,12 @@ class Catalogue:
         return [self._known[reference] for reference in sorted(self._known)]
 
     def find(self, name: str, version: str = "") -> Published | None:
-        """A release by name and version; by name alone the one that was made last."""
+        """A release by name and version; by name alone the one that was made last and is not retired."""
         if version:
             return self._known.get(f"{name}@{version}")
-        of_name = [one for one in self._known.values() if one.release.name == name]
+        of_name = [
+            one for one in self._known.values() if one.release.name == name and not one.release.retired
+        ]
         return max(of_name, key=lambda one: (one.release.created, one.reference), default=None)
 
     def meaning(self, wanted: str) -> str:

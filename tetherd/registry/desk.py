@@ -142,6 +142,11 @@ class LibraryDesk:
             raise TetherError(NOT_FOUND, f"There is no work {name!r} here.")
         return errand.shown()
 
+    async def retire(self, model: str) -> dict[str, Any]:
+        """Raises TetherError(MODEL_NOT_FOUND | SIGNER_UNTRUSTED)."""
+        name, _, version = model.partition("@")
+        return self._shown(await self._library.retire(name, version))
+
     async def alias(self, body: AliasBody) -> dict[str, Any]:
         alias = await self._library.alias(body.name, body.model)
         return {"name": alias.name, "model": alias.model}
@@ -253,6 +258,7 @@ class LibraryDesk:
             "createdAt": release.created,
             "supersedes": release.supersedes,
             "digest": release.manifest.digest,
+            "state": "retired" if release.retired else "published",
             "here": self._library.holds(published),
             "aliases": [
                 one.name for one in self._library.catalogue.aliases() if one.model == published.reference
@@ -268,6 +274,9 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
 
     async def release(request: Request) -> Json:
         return await desk.release(str(request.path_params["model"]))
+
+    async def retire(request: Request) -> Json:
+        return await desk.retire(str(request.path_params["model"]))
 
     async def publish(request: Request) -> Json:
         return desk.publish(await read(request, PublishBody))
@@ -299,6 +308,7 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
     return [
         Route("/catalogue", answered(catalogue)),
         Route("/catalogue/{model}", answered(release)),
+        Route("/catalogue/{model}/retire", answered(retire), methods=["POST"]),
         Route("/publish", answered(publish), methods=["POST"]),
         Route("/pull", answered(pull), methods=["POST"]),
         Route("/work/{name}", answered(errand)),

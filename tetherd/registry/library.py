@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import trio
+from msgspec import structs
 
 from inference.artifacts.blobs import Blobs
 from inference.artifacts.chunks import Blob, Digester
@@ -36,7 +37,14 @@ from inference.artifacts.release import (
 )
 from inference.artifacts.shelf import Shelf
 from inference.gguf import GgufHeader, read_header
-from p2p.errors import DIGEST_MISMATCH, MODEL_INVALID, NOT_ISSUER, SIGNER_UNTRUSTED, TetherError
+from p2p.errors import (
+    DIGEST_MISMATCH,
+    MODEL_INVALID,
+    MODEL_NOT_FOUND,
+    NOT_ISSUER,
+    SIGNER_UNTRUSTED,
+    TetherError,
+)
 from p2p.identity import NodeKey, PeerId, public_key_of
 from p2p.membership import SwarmId
 from p2p.rpc import Rpc
@@ -124,6 +132,8 @@ class Library:
         """A published model, fetched unless it is here. Raises TetherError(MODEL_NOT_FOUND | NO_SOURCE | …)."""
         published = await self.catalogue.resolve(name, version)
         release = published.release
+        if release.retired:
+            raise TetherError(MODEL_NOT_FOUND, f"{published.reference} was retired.", field="model")
         paths = [await self._get_file(one, told) for one in release.files]
         model = next(
             (path for path, one in zip(paths, release.files, strict=True) if _is_model(one.path)), None
@@ -148,6 +158,17 @@ class Library:
             raise TetherError(MODEL_INVALID, detail, field="name")
         await self.catalogue.announce(release.name)
         return published
+
+    async def retire(self, name: str, version: str) -> Published:
+        """Let nobody load a version any more. Raises TetherError(MODEL_NOT_FOUND | SIGNER_UNTRUSTED)."""
+        trusted = await self._own_trust()
+        published = await self.catalogue.resolve(name, version)
+        if published.publisher != self._key.node_id:
+            detail = f"{published.reference} is {published.publisher}'s, and only that node can retire it."
+            raise TetherError(SIGNER_UNTRUSTED, detail)
+        created = max(self._now(), published.release.created + 1)
+        retired = structs.replace(published.release, retired=True, created=created)
+        return self.catalogue.add_release(sign_release(self._key, retired, trusted))
 
     async def alias(self, name: str, model: str) -> Alias:
         """Let a name mean a published name@version. Raises TetherError(MODEL_NOT_FOUND | SIGNER_UNTRUSTED | …)."""

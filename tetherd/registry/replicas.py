@@ -141,7 +141,7 @@ class Replicas:
         return (found or frozenset()) - {self._region.me} | own
 
     def _turns(self) -> list[Published]:
-        known = self._library.catalogue.all()
+        known = [one for one in self._library.catalogue.all() if not one.release.retired]
         if not known:
             return []
         begin = self._turn % len(known)
