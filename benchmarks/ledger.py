@@ -128,8 +128,7 @@ def _insert(rows: int) -> str:
 async def _insert_all(database: Database, rows: Sequence[JobRecord]) -> list[outcome.Outcome[None]]:
     values: list[Any] = []
     for row in rows:
-        values += [getattr(row, name) for name in _COLUMNS]
-        values[-1] = _ATTEMPTS
+        values += [_JSON.get(name, getattr(row, name)) for name in _COLUMNS]
 
     def script() -> Script[None]:
         yield Statement(_insert(len(rows)), values)
@@ -196,6 +195,7 @@ _ATTEMPTS: Final = (
     + "x" * 35
     + '","region":"eu","start":1000.0,"first_token":null,"tokens":0,"end":null,"cause":""}]'
 )
+_JSON: Final = {"attempts": _ATTEMPTS, "hold": "null", "receipts": "[]"}
 
 
 @asynccontextmanager

@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from p2p.rates import Rates
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -70,6 +72,12 @@ NO_ORCHESTRATOR: Final = Code(
     "NO_ORCHESTRATOR", 503, True, "Start a node with the orchestrator role in this region."
 )
 NO_WORKER: Final = Code("NO_WORKER", 503, True, "Start a worker that serves this model in this region.")
+RATE_LIMITED: Final = Code(
+    "RATE_LIMITED", 429, True, "Wait as long as retry-after says, and send fewer requests or shorter ones."
+)
+QUOTA_EXCEEDED: Final = Code(
+    "QUOTA_EXCEEDED", 429, False, "Ask whoever runs this swarm for more: `tetherctl tenants limits`."
+)
 CAPACITY: Final = Code("CAPACITY", 503, True, "Every worker is busy: wait, or add one.")
 DRAINING: Final = Code("DRAINING", 503, True, "This node is shutting down: ask another one.")
 WORKER_LOST: Final = Code("WORKER_LOST", 502, True, "The worker went away and no attempt is left: try again.")
@@ -168,19 +176,30 @@ class WireError(msgspec.Struct, frozen=True, rename="camel"):
     detail: str
     field: str | None = None
     retry_after_s: float | None = None
+    rates: Rates | None = None
 
 
 class TetherError(Exception):
-    """A failure that somebody else caused or has to answer. detail: one sentence; field: the input at fault."""
+    """A failure that somebody else caused or has to answer. detail: one sentence; field: the input at fault.
+
+    rates: what is left of the caller's minute, where that was the reason.
+    """
 
     def __init__(
-        self, code: Code, detail: str, *, field: str | None = None, retry_after_s: float | None = None
+        self,
+        code: Code,
+        detail: str,
+        *,
+        field: str | None = None,
+        retry_after_s: float | None = None,
+        rates: Rates | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.field = field
         self.retry_after_s = retry_after_s
+        self.rates = rates
 
     @property
     def message(self) -> str:
@@ -188,13 +207,15 @@ class TetherError(Exception):
         return f"{self.detail} {self.code.advice}"
 
     def to_wire(self) -> WireError:
-        return WireError(self.code.name, self.detail, self.field, self.retry_after_s)
+        return WireError(self.code.name, self.detail, self.field, self.retry_after_s, self.rates)
 
     @classmethod
     def from_wire(cls, error: WireError) -> TetherError:
         """Rebuild a peer's error. A code that this version does not know becomes INTERNAL and keeps its detail."""
         code = CATALOGUE.get(error.code, INTERNAL)
-        return cls(code, error.detail[:1000], field=error.field, retry_after_s=error.retry_after_s)
+        return cls(
+            code, error.detail[:1000], field=error.field, retry_after_s=error.retry_after_s, rates=error.rates
+        )
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

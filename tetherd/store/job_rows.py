@@ -15,16 +15,22 @@ import msgspec
 import outcome
 
 from p2p.errors import TetherError
+from tetherd.quotas.hold import Hold
 from tetherd.store.database import Script, SqlRow, Statement, placeholders
-from tetherd.store.protocol import AttemptRecord, JobRecord
+from tetherd.store.jobs import standing_of
+from tetherd.store.protocol import AttemptRecord, JobRecord, Terms
 
 _Result = TypeVar("_Result")
 
 COLUMNS: Final = tuple(item.name for item in fields(JobRecord))
 SELECT: Final = f"SELECT {', '.join(COLUMNS)}, revision FROM jobs"
-_STATE: Final = COLUMNS.index("attempts")
 _ENCODER: Final = msgspec.json.Encoder()
-_DECODER: Final = msgspec.json.Decoder(tuple[AttemptRecord, ...])
+_JSON: Final[dict[int, msgspec.json.Decoder[Any]]] = {
+    COLUMNS.index("attempts"): msgspec.json.Decoder(tuple[AttemptRecord, ...]),
+    COLUMNS.index("hold"): msgspec.json.Decoder(Hold | None),
+    COLUMNS.index("receipts"): msgspec.json.Decoder(tuple[bytes, ...]),
+}
+"""What is read and written with its job, and never asked for by itself."""
 
 Rule = Callable[[JobRecord | None], tuple[JobRecord | None, Any]]
 """From the stored row to the one to write, None for none, and what to answer. May raise TetherError."""
@@ -32,18 +38,28 @@ Rule = Callable[[JobRecord | None], tuple[JobRecord | None, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """fresh: the row is hardly there yet, so it is written first and read only if it was."""
+    """fresh: the row is hardly there yet, so it is written first and read only if it was.
+
+    terms, now: what a claim has to keep within; copied: another ledger's row, which changes no books here.
+    """
 
     job: bytes
     rule: Rule
     fresh: bool = False
+    terms: tuple[Terms, ...] = ()
+    now: float = 0.0
+    copied: bool = False
+
+
+class Metered(Exception):
+    """The answer for a change that has to go through the books, and has not been made."""
 
 
 def change(changes: Sequence[Change]) -> Script[list[outcome.Outcome[Any]]]:
     """Apply the changes in order, and say what came of each; every statement is a whole."""
     outcomes: dict[int, outcome.Outcome[Any]] = {}
     todo = range(len(changes))
-    known = yield from _load({one.job for one in changes if not one.fresh})
+    known = yield from load({one.job for one in changes if not one.fresh})
     while todo:
         wanted: dict[bytes, tuple[JobRecord, int]] = {}
         for index in todo:
@@ -56,12 +72,15 @@ def change(changes: Sequence[Change]) -> Script[list[outcome.Outcome[Any]]]:
                 outcomes[index] = result
                 continue
             row, answer = result.unwrap()
+            if row is not None and not changes[index].copied and standing_of(stored) != standing_of(row):
+                outcomes[index] = outcome.Error(Metered())
+                continue
             outcomes[index] = outcome.Value(answer)
             if row is not None and row != stored:
                 wanted[job] = row, revision
-        lost = yield from _write(wanted)
+        lost = yield from write(wanted)
         todo = [index for index in todo if changes[index].job in lost]  # type: ignore[assignment]
-        known = yield from _load(lost)
+        known = yield from load(lost)
     return [outcomes[index] for index in range(len(changes))]
 
 
@@ -72,11 +91,12 @@ def select(where: str, *values: Any) -> Script[list[JobRecord]]:
 
 def record(row: SqlRow) -> JobRecord:
     values = list(row[:-1])
-    values[_STATE] = _DECODER.decode(values[_STATE])
+    for index, decoder in _JSON.items():
+        values[index] = decoder.decode(values[index])
     return JobRecord(*values)
 
 
-def _load(wanted: Iterable[bytes]) -> Script[dict[bytes, tuple[JobRecord, int]]]:
+def load(wanted: Iterable[bytes]) -> Script[dict[bytes, tuple[JobRecord, int]]]:
     ids = sorted(wanted)
     if not ids:
         return {}
@@ -85,7 +105,7 @@ def _load(wanted: Iterable[bytes]) -> Script[dict[bytes, tuple[JobRecord, int]]]
     return {found.job: (found, row[-1]) for row in rows for found in (record(row),)}
 
 
-def _write(wanted: dict[bytes, tuple[JobRecord, int]]) -> Script[set[bytes]]:
+def write(wanted: dict[bytes, tuple[JobRecord, int]]) -> Script[set[bytes]]:
     """Returns the jobs whose row is not what it was taken for. Sorted, so that two leaders never wait in a ring."""
     if not wanted:
         return set()
@@ -110,7 +130,8 @@ def _upsert(rows: int) -> str:
 
 def _values(row: JobRecord, revision: int) -> list[Any]:
     values = [getattr(row, name) for name in COLUMNS]
-    values[_STATE] = _ENCODER.encode(row.attempts).decode()
+    for index in _JSON:
+        values[index] = _ENCODER.encode(values[index]).decode()
     return [*values, revision]
 
 

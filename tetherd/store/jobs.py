@@ -18,7 +18,9 @@ from dataclasses import replace
 from typing import Final
 
 from p2p.errors import CANCELLED, DEADLINE, IN_FLIGHT, RESULT_GONE, RETRY_TOKEN_CONFLICT, TetherError
-from p2p.messages import JobEnd
+from p2p.messages import JobEnd, SignedReceipt
+from p2p.wire import decode
+from tetherd.quotas.hold import Standing, standing
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
 LEASE_S: Final = 15.0
@@ -26,6 +28,8 @@ LEASE_S: Final = 15.0
 MAX_ATTEMPTS: Final = 16
 """Kept per row; the gateway gives up long before."""
 MAX_CAUSE_CHARS: Final = 200
+MAX_RECEIPTS: Final = 32
+"""Two an attempt: what a worker says alone may differ from what its gateway saw."""
 KEEP_ENDED_S: Final = 7 * 86_400.0
 """Ended jobs are for `why`; a week is longer than anybody asks."""
 
@@ -35,7 +39,8 @@ def claim(stored: JobRecord | None, wanted: JobRecord, attempt: AttemptRecord, n
     if stored is None:
         number = wanted.attempt + 1
         first = replace(attempt, attempt=number)
-        return replace(wanted, attempt=number, state="running", cause="", attempts=(first,))
+        row = replace(wanted, attempt=number, state="running", cause="", attempts=(first,))
+        return replace(row, held_until=_held(row))
     if stored.request_mac not in (wanted.request_mac, b"") or stored.model not in (wanted.model, ""):
         raise TetherError(RETRY_TOKEN_CONFLICT, "This Idempotency-Key was used for another request.")
     if stored.state != "running":
@@ -45,7 +50,7 @@ def claim(stored: JobRecord | None, wanted: JobRecord, attempt: AttemptRecord, n
         raise TetherError(IN_FLIGHT, "Another gateway is being answered under this key.", retry_after_s=wait)
     number = max(stored.attempt, wanted.attempt) + 1
     earlier = close_last(stored.attempts, wanted.cause, now)
-    return replace(
+    row = replace(
         stored,
         attempt=number,
         digest=wanted.digest,
@@ -53,11 +58,12 @@ def claim(stored: JobRecord | None, wanted: JobRecord, attempt: AttemptRecord, n
         owner=wanted.owner,
         lease_until=wanted.lease_until,
         deadline=max(stored.deadline, wanted.deadline),
-        max_prompt_tokens=max(stored.max_prompt_tokens, wanted.max_prompt_tokens),
-        max_tokens=max(stored.max_tokens, wanted.max_tokens),
+        max_prompt_tokens=_bound(stored, stored.max_prompt_tokens, wanted.max_prompt_tokens),
+        max_tokens=_bound(stored, stored.max_tokens, wanted.max_tokens),
         cause="",
         attempts=(*earlier, replace(attempt, attempt=number))[-MAX_ATTEMPTS:],
     )
+    return replace(row, held_until=_held(row))
 
 
 def withdraw(stored: JobRecord | None, attempt: int, cause: str, now: float) -> JobRecord | None:
@@ -65,7 +71,9 @@ def withdraw(stored: JobRecord | None, attempt: int, cause: str, now: float) -> 
     if stored is None or stored.state != "running" or stored.attempt != attempt:
         return None
     cause = cause[:MAX_CAUSE_CHARS]
-    return replace(stored, cause=cause, lease_until=now, attempts=close_last(stored.attempts, cause, now))
+    held = now + LEASE_S if stored.held_until is not None and len(stored.attempts) > 1 else None
+    closed = close_last(stored.attempts, cause, now)
+    return replace(stored, cause=cause, lease_until=now, held_until=held, attempts=closed)
 
 
 def renew(stored: JobRecord | None, attempt: int, grant_id: bytes, lease_until: float) -> JobRecord | None:
@@ -86,11 +94,27 @@ def settle(
     cause: str,
     now: float,
 ) -> tuple[JobRecord, bool]:
-    """The row after a settlement, and whether it ended the job. Billed tokens only grow."""
+    """The row after a settlement, and whether it ended the job. Billed tokens only grow.
+
+    What is no longer reserved is not billed either: so nobody is charged beyond a quota.
+    """
     if stored.ended is not None and now > stored.ended + LEASE_S:
         return stored, False
-    billed = replace(
+    billed = stored if _released(stored) else _billed(stored, bill)
+    if stored.state != "running" or attempt < stored.attempt:
+        if stored.state != "running" and bill.whole:
+            billed = replace(billed, held_until=None)
+        return billed, False
+    cause = cause[:MAX_CAUSE_CHARS]
+    attempts = _mark_first_token(close_last(billed.attempts, cause, now), first_token)
+    held = None if bill.whole or stored.held_until is None else now + LEASE_S
+    return replace(billed, state=end, ended=now, cause=cause, held_until=held, attempts=attempts), True
+
+
+def _billed(stored: JobRecord, bill: Bill) -> JobRecord:
+    return replace(
         stored,
+        receipts=joined_receipts(stored.receipts, bill.receipts),
         prompt_tokens=max(stored.prompt_tokens, bill.prompt_tokens),
         tokens=max(stored.tokens, bill.tokens),
         attempts=tuple(
@@ -98,11 +122,6 @@ def settle(
             for one in stored.attempts
         ),
     )
-    if stored.state != "running" or attempt < stored.attempt:
-        return billed, False
-    cause = cause[:MAX_CAUSE_CHARS]
-    attempts = _mark_first_token(close_last(billed.attempts, cause, now), first_token)
-    return replace(billed, state=end, ended=now, cause=cause, attempts=attempts), True
 
 
 def last_touch(stored: JobRecord) -> float:
@@ -119,8 +138,39 @@ def swept(stored: JobRecord, now: float) -> JobRecord:
     if under_way(stored):
         cause = DEADLINE.name
         attempts = close_last(stored.attempts, cause, now)
-        return replace(stored, state="dead_lettered", ended=now, cause=cause, attempts=attempts)
-    return replace(stored, state="cancelled" if stored.cause == CANCELLED.name else "failed", ended=now)
+        held = now + LEASE_S if stored.held_until is not None else None
+        return replace(
+            stored, state="dead_lettered", ended=now, cause=cause, held_until=held, attempts=attempts
+        )
+    end: JobEnd = "cancelled" if stored.cause == CANCELLED.name else "failed"
+    return replace(stored, state=end, ended=now, held_until=None)
+
+
+def release(stored: JobRecord | None, now: float) -> JobRecord | None:
+    """The row once what it held is free again, or None if that is free already or not yet to be freed."""
+    if stored is None or stored.held_until is None or stored.held_until > now:
+        return None
+    return None if stored.state == "running" and under_way(stored) else replace(stored, held_until=None)
+
+
+def standing_of(stored: JobRecord | None) -> Standing:
+    """What the job adds to its accounts."""
+    if stored is None:
+        return Standing()
+    running = stored.state == "running" and under_way(stored)
+    held = stored.held_until is not None
+    return standing(stored.hold, stored.prompt_tokens, stored.tokens, held=held, running=running)
+
+
+def joined_receipts(ours: tuple[bytes, ...], theirs: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """One for each thing that was signed; with both signatures where there is one with both."""
+    best: dict[bytes, bytes] = {}
+    for signed in sorted({*ours, *theirs}):
+        said = decode(signed, SignedReceipt)
+        other = best.get(said.receipt)
+        if other is None or not decode(other, SignedReceipt).gateway_signature:
+            best[said.receipt] = signed
+    return tuple(sorted(best.values()))[:MAX_RECEIPTS]
 
 
 def under_way(stored: JobRecord) -> bool:
@@ -132,6 +182,20 @@ def close_last(attempts: tuple[AttemptRecord, ...], cause: str, now: float) -> t
     if not attempts or attempts[-1].end is not None:
         return attempts
     return (*attempts[:-1], replace(attempts[-1], end=now, cause=cause[:MAX_CAUSE_CHARS]))
+
+
+def _held(row: JobRecord) -> float | None:
+    """Two leases after the deadline every job has ended."""
+    return None if row.hold is None else row.deadline + 2 * LEASE_S
+
+
+def _released(stored: JobRecord) -> bool:
+    return stored.hold is not None and stored.held_until is None
+
+
+def _bound(stored: JobRecord, ours: int, wanted: int) -> int:
+    """What is reserved for stays what it is."""
+    return ours if stored.hold is not None else max(ours, wanted)
 
 
 def span_of(prefix: str) -> tuple[bytes, bytes] | None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 import trio
 
 from p2p.messages import JobEnd
+from tetherd.quotas.account import Account
 from tetherd.store import jobs
+from tetherd.store.job_rows import Change
 from tetherd.store.merge import merged
-from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
+from tetherd.store.metered import booked
+from tetherd.store.protocol import AttemptRecord, Bill, JobRecord, Terms, UsageRow
+from tetherd.store.usage import FINAL_S, KEEP_USAGE_S, usage_of
 
 MAX_JOBS: Final = 10_000
 """Some 20 MB."""
@@ -25,14 +30,20 @@ class MemoryStore:
     def __init__(self, *, max_jobs: int = MAX_JOBS) -> None:
         self._rows: dict[bytes, JobRecord] = {}
         self._max_jobs = max_jobs
+        self._accounts: dict[str, Account] = {}
+        self._usage: dict[bytes, UsageRow] = {}
 
     def now(self) -> float:
         return time.time()
 
-    async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
+    async def claim(
+        self, wanted: JobRecord, attempt: AttemptRecord, *, now: float, terms: Sequence[Terms] = ()
+    ) -> JobRecord:
         await trio.lowlevel.checkpoint()
         row = jobs.claim(self._rows.get(wanted.job), wanted, attempt, now)
-        self._rows[row.job] = row
+        for one in terms:
+            self._accounts.setdefault(one.subject, Account(one.subject))
+        self._put(row, Change(row.job, lambda _: (row, row), terms=tuple(terms), now=now))
         return row
 
     async def withdraw(self, job: bytes, attempt: int, cause: str, *, now: float) -> bool:
@@ -58,7 +69,8 @@ class MemoryStore:
         stored = self._rows.get(job)
         if stored is None:
             return False
-        self._rows[job], ended = jobs.settle(stored, attempt, end, bill, first_token, cause, now)
+        row, ended = jobs.settle(stored, attempt, end, bill, first_token, cause, now)
+        self._put(row)
         return ended
 
     async def adopt(self, row: JobRecord) -> bool:
@@ -77,7 +89,12 @@ class MemoryStore:
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:
         await trio.lowlevel.checkpoint()
         over = [jobs.swept(row, now) for row in self._rows.values() if jobs.overdue(row, now)]
-        self._rows.update({row.job: row for row in over})
+        free = [jobs.release(row, now) for row in self._rows.values()]
+        for row in (*over, *free):
+            self._put(row)
+        for row in self._rows.values():
+            if row.ended is not None and row.ended <= now - FINAL_S:
+                self._usage.setdefault(row.job, usage_of(row))
         self._forget(now)
         return over
 
@@ -94,11 +111,25 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return sorted(self._rows.values(), key=lambda row: (-row.created, row.job))[:limit]
 
+    async def accounts(self, subjects: Sequence[str]) -> Sequence[Account]:
+        await trio.lowlevel.checkpoint()
+        return [self._accounts[name] for name in sorted({*subjects} & self._accounts.keys())]
+
+    async def usage_rows(
+        self, since: float, until: float, *, after: bytes = b"", limit: int = 1_000
+    ) -> Sequence[UsageRow]:
+        await trio.lowlevel.checkpoint()
+        found = sorted(self._usage.values(), key=lambda row: (row.ended, row.job))
+        later = (row for row in found if since <= row.ended < until and (row.ended, row.job) > (since, after))
+        return list(islice(later, limit))
+
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def _put(self, row: JobRecord | None) -> bool:
+    def _put(self, row: JobRecord | None, change: Change | None = None) -> bool:
         if row is not None:
+            change = change or Change(row.job, lambda _: (row, row))
+            self._accounts |= booked(self._accounts, change, self._rows.get(row.job), row)
             self._rows[row.job] = row
         return row is not None
 
@@ -108,3 +139,5 @@ class MemoryStore:
         for rank, (at, job) in enumerate(sorted(ended)):
             if rank < surplus or at < now - jobs.KEEP_ENDED_S:
                 del self._rows[job]
+        for row in [row for row in self._usage.values() if row.ended < now - KEEP_USAGE_S]:
+            del self._usage[row.job]

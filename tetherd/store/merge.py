@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 
 from p2p.errors import FRAME_INVALID, TetherError
-from tetherd.store.jobs import MAX_ATTEMPTS, MAX_CAUSE_CHARS, under_way
+from tetherd.store.jobs import MAX_ATTEMPTS, MAX_CAUSE_CHARS, MAX_RECEIPTS, joined_receipts, under_way
 from tetherd.store.protocol import JobRecord, JobState
 
 MAX_TEXT_CHARS: Final = 512
 """Tenant, token, model and the like: what admission lets in is shorter."""
+MAX_RECEIPT_BYTES: Final = 2_048
 _STRENGTH: Final[dict[JobState, int]] = {
     "running": 0,
     "dead_lettered": 1,
@@ -38,6 +39,7 @@ def merged(stored: JobRecord | None, copy: JobRecord) -> JobRecord:
         winner,
         prompt_tokens=max(stored.prompt_tokens, copy.prompt_tokens),
         tokens=max(stored.tokens, copy.tokens),
+        receipts=joined_receipts(stored.receipts, copy.receipts),
     )
 
 
@@ -51,12 +53,23 @@ def unpack(data: bytes) -> JobRecord:
         row = _DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TetherError(FRAME_INVALID, f"These bytes are no job: {error}.") from error
-    texts = (row.tenant, row.retry_token, row.model, row.digest, row.gateway, row.owner, row.trace_id)
+    texts = (
+        row.tenant,
+        row.retry_token,
+        row.model,
+        row.digest,
+        row.gateway,
+        row.owner,
+        row.trace_id,
+        row.key_id,
+    )
     counts = (row.attempt, row.prompt_tokens, row.tokens, row.max_prompt_tokens, row.max_tokens)
     if (
         len(row.job) != 32
         or len(row.request_mac) > 64
         or len(row.attempts) > MAX_ATTEMPTS
+        or len(row.receipts) > MAX_RECEIPTS
+        or any(len(receipt) > MAX_RECEIPT_BYTES for receipt in row.receipts)
         or len(row.cause) > MAX_CAUSE_CHARS
         or any(len(text) > MAX_TEXT_CHARS for text in texts)
         or any(not 0 <= count < 1 << 53 for count in counts)
@@ -69,5 +82,5 @@ def unpack(data: bytes) -> JobRecord:
 def _rank(row: JobRecord) -> tuple[int, int, bool, float, int, bytes]:
     """A total order over all but what is joined by itself: else a row that was joined once would rank anew."""
     shares = sum(one.tokens for one in row.attempts)
-    rest = pack(replace(row, prompt_tokens=0, tokens=0))
+    rest = pack(replace(row, prompt_tokens=0, tokens=0, receipts=()))
     return (_STRENGTH[row.state], row.attempt, not under_way(row), row.lease_until, shares, rest)

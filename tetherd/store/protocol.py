@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 
 from p2p.identity import PeerId
 from p2p.messages import JobEnd
+from tetherd.quotas.account import Account
+from tetherd.quotas.hold import Hold
+from tetherd.quotas.limits import Limits
 
 JobState = Literal["running", "done", "failed", "cancelled", "dead_lettered"]
 
@@ -32,7 +35,9 @@ class JobRecord:
     """One job. job: 32 bytes; lease_until: ledger seconds (unix); prompt_tokens, tokens: as billed.
 
     digest: of the manifest that the attempts are made with; max_prompt_tokens, max_tokens: what the grants allow. A
-    row that was adopted from a settlement knows no tenant, no request MAC and no bounds.
+    row that was adopted from a settlement knows no tenant, no request MAC and no bounds. key_id: by which API key it was
+    asked; hold: what it holds of quotas; held_until: when what is left of that goes back at the latest (ledger seconds),
+    None once it has; receipts: encoded `SignedReceipt`s, one an attempt, that the bill stands on.
     """
 
     job: bytes
@@ -55,16 +60,57 @@ class JobRecord:
     tokens: int = 0
     cause: str = ""
     trace_id: str = ""
+    key_id: str = ""
+    hold: Hold | None = None
+    held_until: float | None = None
+    receipts: tuple[bytes, ...] = ()
     attempts: tuple[AttemptRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What the receipts of a job prove. tokens: the highest position; by_attempt: whose they are, by number."""
+    """What the receipts of a job prove. tokens: the highest position; by_attempt: whose they are, by number.
+
+    receipts: encoded `SignedReceipt`s; whole: no attempt is left that might prove more.
+    """
 
     prompt_tokens: int = 0
     tokens: int = 0
     by_attempt: Mapping[int, int] = field(default_factory=dict)
+    receipts: tuple[bytes, ...] = ()
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Within what limits a job of one subject is let in."""
+
+    subject: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What one job came to, for good. ended, created: unix seconds; region: of its last attempt; attempts: how many.
+
+    micros: its price; disputed: a receipt of it was not countersigned by its gateway; receipts: as in `JobRecord`.
+    """
+
+    job: bytes
+    ended: float
+    created: float
+    tenant: str
+    key_id: str
+    model: str
+    region: str
+    gateway: PeerId
+    state: JobState
+    attempts: int
+    prompt_tokens: int
+    tokens: int
+    micros: int
+    disputed: bool
+    receipts: tuple[bytes, ...] = ()
 
 
 class Store(Protocol):
@@ -83,13 +129,16 @@ class Store(Protocol):
         """Ledger time: unix seconds by the clock of the database's machine."""
         ...
 
-    async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
+    async def claim(
+        self, wanted: JobRecord, attempt: AttemptRecord, *, now: float, terms: Sequence[Terms] = ()
+    ) -> JobRecord:
         """Begin an attempt of a job: the row's attempt becomes one more than the stored and wanted.attempt.
 
         wanted.attempt is the last one that the gateway knows of, 0 for none: this ledger may be younger than the job.
         wanted.cause is why that one ended. Returns the row as committed; attempt.attempt is ignored on the way in.
         Raises TetherError(RETRY_TOKEN_CONFLICT) if the request MAC differs, RESULT_GONE if the job has ended,
-        IN_FLIGHT if another gateway holds an unexpired lease.
+        IN_FLIGHT if another gateway holds an unexpired lease; RATE_LIMITED or QUOTA_EXCEEDED if wanted.hold does not fit
+        into the terms of its subjects. What it holds is booked in the same commit, and so is whatever changes it later.
         """
         ...
 
@@ -148,6 +197,19 @@ class Store(Protocol):
 
     async def recent(self, limit: int = 50) -> Sequence[JobRecord]:
         """Newest first."""
+        ...
+
+    async def accounts(self, subjects: Sequence[str]) -> Sequence[Account]:
+        """The books of those subjects that have any."""
+        ...
+
+    async def usage_rows(
+        self, since: float, until: float, *, after: bytes = b"", limit: int = 1_000
+    ) -> Sequence[UsageRow]:
+        """Jobs that ended in [since, until), by end and job id; after: the job of the row at since that was read last.
+
+        A row appears once its bill is final, within a minute of its end, and is kept for 400 days.
+        """
         ...
 
     async def close(self) -> None:

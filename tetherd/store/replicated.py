@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from p2p.messages import JobEnd
-from tetherd.store.protocol import AttemptRecord, Bill, JobRecord, Store
+from tetherd.store.protocol import AttemptRecord, Bill, JobRecord, Store, Terms
 
 
 class Copies(Protocol):
@@ -42,11 +42,15 @@ class ReplicatedStore:
         self.get = inner.get
         self.find = inner.find
         self.recent = inner.recent
+        self.accounts = inner.accounts
+        self.usage_rows = inner.usage_rows
         self.close = inner.close
 
-    async def claim(self, wanted: JobRecord, attempt: AttemptRecord, *, now: float) -> JobRecord:
+    async def claim(
+        self, wanted: JobRecord, attempt: AttemptRecord, *, now: float, terms: Sequence[Terms] = ()
+    ) -> JobRecord:
         await self._copies.caught_up()
-        row = await self._inner.claim(wanted, attempt, now=now)
+        row = await self._inner.claim(wanted, attempt, now=now, terms=terms)
         await self._copies.spread(row.job, row)
         return row
 
