@@ -12,6 +12,7 @@ from typing import Final, Generic, Literal, TypeVar
 import msgspec
 
 from p2p.identity import PeerId
+from p2p.rates import Rates
 
 PROTOCOL_VERSION: Final = 1
 
@@ -207,13 +208,17 @@ class SignedGrant(Message, frozen=True):
 
 
 class Placement(Message, frozen=True):
-    """The orchestrator's answer. worker_credential: its certified encryption key is what the gateway seals to."""
+    """The orchestrator's answer. worker_credential: its certified encryption key is what the gateway seals to.
+
+    rates: what is left of the tenant's minute, if that is limited.
+    """
 
     grant: SignedGrant
     worker_credential: bytes
     worker_addresses: tuple[str, ...]
     region: str
     model: ServedModel
+    rates: Rates | None = None
 
 
 class ReserveRequest(Message, frozen=True):

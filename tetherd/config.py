@@ -65,6 +65,20 @@ class ModelsConfig(Section, frozen=True):
     fetch_mb_s: float | None = None
 
 
+class QuotasConfig(Section, frozen=True):
+    """What every tenant may use where its own limits say nothing (an orchestrator's); none: as much as it likes."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_month: int | None = None
+    """Needs PostgreSQL, as do budget and prices."""
+    concurrency: int | None = None
+    budget: str = ""
+    """Money a calendar month, such as 12.50."""
+    prices: tuple[str, ...] = ()
+    """MODEL=PROMPT/OUTPUT, money for a million tokens, such as tether-demo=0.15/0.60."""
+
+
 class TelemetryConfig(Section, frozen=True):
     """Logs and traces. Metrics are always at /metrics."""
 
@@ -104,6 +118,7 @@ class Config(Section, frozen=True):
     http: HttpConfig = HttpConfig()
     worker: WorkerConfig = WorkerConfig()
     models: ModelsConfig = ModelsConfig()
+    quotas: QuotasConfig = QuotasConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
 

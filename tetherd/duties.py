@@ -27,6 +27,7 @@ from tetherd.gateway.replay import Replays
 from tetherd.gateway.secrets import local_secret
 from tetherd.models import ModelHouse
 from tetherd.orchestrator.orchestrator import Orchestrator
+from tetherd.orchestrator.quotas import read_quotas
 from tetherd.registry.desk import LibraryDesk, library_routes
 from tetherd.registry.library import Library, cache_limits
 from tetherd.registry.replicas import InRegion, Replicas
@@ -118,6 +119,7 @@ class Duties:
             now=store.now,
             metrics=self._metrics.orchestrator,
             desk=self._tenants,
+            quotas=read_quotas(self._config.quotas, shared=store.shared),
         )
         await parts.start(self.orchestrator.run)
 

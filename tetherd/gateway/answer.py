@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from p2p.content import ChatMessage, Sampling, TokenLogprob, Tool, Usage
 from p2p.identity import PeerId
+from p2p.rates import Rates
 from tetherd.tenants.keys import KeyProof
 
 
@@ -59,7 +60,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Who answers. worker and region: of the first attempt that was accepted."""
+    """Who answers. worker and region: of the first attempt that was accepted; rates: what is left of the minute."""
 
     job: bytes
     model: str
@@ -68,6 +69,7 @@ class Started:
     region: str
     prompt_tokens: int
     created: float = field(default=0.0)
+    rates: Rates | None = None
 
 
 class Answer(Protocol):

@@ -38,6 +38,7 @@ from tetherd.gateway.dispatch import (
 from tetherd.gateway.grants import Granted
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics
+from tetherd.gateway.refusals import Refusals
 from tetherd.gateway.settings import GatewaySettings
 from tetherd.tenants.keys import KeyProof
 
@@ -67,6 +68,14 @@ class Order:
     created: float
     key: KeyProof | None = None
 
+    @property
+    def asker(self) -> tuple[str, str]:
+        return self.tenant, self.key.key_id if self.key else ""
+
+    @property
+    def worst_tokens(self) -> int:
+        return self.max_prompt_tokens + self.max_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -79,6 +88,7 @@ class Parts:
     metrics: GatewayMetrics
     settle: Settle
     draw: Callable[[], float]
+    refusals: Refusals
 
 
 class Exchange:
@@ -194,6 +204,7 @@ class Exchange:
             try:
                 granted = await parts.placer.place(wanted, first=first, spare=self._spare)
             except TetherError as error:
+                parts.refusals.note(order.asker, order.worst_tokens, error, trio.current_time())
                 return self._dispatch.step(Refused(error))
         parts.metrics.hop("place", trio.current_time() - asked)
         self._spare.pop(granted.leader, None)
@@ -267,6 +278,7 @@ class Exchange:
                 granted.region,
                 prompt_tokens,
                 order.created,
+                granted.rates,
             )
             self._known.set()
 

@@ -41,6 +41,7 @@ from tetherd.gateway.journal import Journal
 from tetherd.gateway.models import choose, summarize
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
+from tetherd.gateway.refusals import Refusals
 from tetherd.gateway.replay import Replays
 from tetherd.gateway.secrets import drawn_seed, local_secret, mac_key
 from tetherd.gateway.settings import GatewaySettings
@@ -97,6 +98,7 @@ class Gateway:
             metrics=metrics,
             settle=self._settle,
             draw=draw,
+            refusals=Refusals(),
         )
         self._running: dict[bytes, bytes] = {}
         self._behind = 0
@@ -210,7 +212,7 @@ class Gateway:
                 field="messages",
             )
         most = self._settings.max_tokens
-        return Order(
+        order = Order(
             job=asked.job,
             tenant=submission.tenant,
             retry_token=asked.retry_token,
@@ -223,6 +225,8 @@ class Gateway:
             created=self._now(),
             key=submission.key,
         )
+        self._parts.refusals.check(order.asker, order.worst_tokens, trio.current_time())
+        return order
 
     @contextmanager
     def _in_flight(self, asked: _Asked) -> Iterator[None]:

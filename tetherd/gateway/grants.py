@@ -8,6 +8,7 @@ from p2p.errors import GRANT_INVALID, TetherError
 from p2p.identity import PeerId, public_key_of, verify
 from p2p.membership import Member, SwarmId, check_credential
 from p2p.messages import Grant, Placement, PlacementRequest, Role, ServedModel, SignedGrant
+from p2p.rates import Rates
 from p2p.transport import PeerAddress
 from p2p.wire import decode
 
@@ -23,6 +24,7 @@ class Granted:
     address: PeerAddress
     region: str
     model: ServedModel
+    rates: Rates | None = None
 
 
 def check_placement(
@@ -65,7 +67,7 @@ def check_placement(
     if placement.region not in worker.certificate.regions:
         raise _wrong("its worker is not certified for its region")
     address = PeerAddress(worker.peer, placement.worker_addresses)
-    return Granted(leader, grant, signed, worker, address, placement.region, placement.model)
+    return Granted(leader, grant, signed, worker, address, placement.region, placement.model, placement.rates)
 
 
 def _member(credential: bytes, role: Role, swarm_id: SwarmId, now: float) -> Member:

@@ -28,6 +28,8 @@ from p2p.errors import (
     NO_ORCHESTRATOR,
     NO_WORKER,
     OUT_OF_RANGE,
+    QUOTA_EXCEEDED,
+    RATE_LIMITED,
     RESULT_GONE,
     RETRY_TOKEN_CONFLICT,
     TENANT_FORBIDDEN,
@@ -47,6 +49,7 @@ from tetherd.gateway.settings import GatewaySettings
 DECISIONS: Final = frozenset(
     {NO_WORKER, CAPACITY, MODEL_NOT_FOUND, FORBIDDEN, FIELD_INVALID, OUT_OF_RANGE, CONTEXT_EXCEEDED}
     | {RETRY_TOKEN_CONFLICT, RESULT_GONE, IN_FLIGHT, UNAUTHENTICATED, TENANT_FORBIDDEN}
+    | {RATE_LIMITED, QUOTA_EXCEEDED}
 )
 """What a leader says about the request; every other failure is about the leader."""
 _log: Final = structlog.get_logger()

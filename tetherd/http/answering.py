@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from p2p.errors import TetherError
 from tetherd.gateway.answer import Answer, Delta, Inference, Started
 from tetherd.http import responses
+from tetherd.http.rates import rate_headers
 from tetherd.http.requests import Parsed
 from tetherd.http.writer import Choice, Kind, Page, Writer
 
@@ -39,7 +40,8 @@ def error_response(error: TetherError, headers: dict[str, str] | None = None) ->
 
     x-should-retry: the openai client repeats what is 409 or 5xx unless it is told otherwise.
     """
-    all_headers = {"x-should-retry": "true" if error.code.retryable else "false", **(headers or {})}
+    retry = "true" if error.code.retryable else "false"
+    all_headers = {"x-should-retry": retry, **rate_headers(error.rates), **(headers or {})}
     if error.retry_after_s is not None:
         all_headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     return Response(responses.error_bytes(error), error.code.status, all_headers, "application/json")

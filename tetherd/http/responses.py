@@ -7,11 +7,17 @@ from typing import Any, Final
 
 import msgspec
 
-from p2p.errors import TetherError
+from p2p.errors import QUOTA_EXCEEDED, RATE_LIMITED, Code, TetherError
 from tetherd.gateway.answer import ModelSummary
 
 WAITING: Final = b": waiting\n\n"
 """A comment: it keeps proxies from timing out, and clients skip it."""
+
+_OPENAI: Final[dict[Code, str]] = {
+    RATE_LIMITED: "rate_limit_exceeded",
+    QUOTA_EXCEEDED: "insufficient_quota",
+}
+"""Those by which clients of OpenAI decide what to do; the rest are the catalogue's own."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -23,7 +29,7 @@ def error_body(error: TetherError) -> dict[str, Any]:
             "message": error.message,
             "type": _type(error),
             "param": error.field,
-            "code": error.code.name,
+            "code": _OPENAI.get(error.code, error.code.name),
         }
     }
 
@@ -61,6 +67,8 @@ def model_field(model: ModelSummary, models: Sequence[ModelSummary]) -> dict[str
 
 
 def _type(error: TetherError) -> str:
+    if error.code is QUOTA_EXCEEDED:
+        return "insufficient_quota"
     match error.code.status:
         case 401:
             return "authentication_error"

@@ -11,6 +11,7 @@ import msgspec
 from p2p.content import ToolCall
 from tetherd.gateway.answer import Delta, End, Started, Submission
 from tetherd.http.logprobs import LogprobsField
+from tetherd.http.rates import rate_headers
 from tetherd.http.tool_calls import ToolCalls
 from tetherd.http.tools import NO_TOOLS, Tools
 
@@ -73,6 +74,7 @@ class Page:
             "x-tether-job": started.job.hex(),
             "x-tether-worker": started.worker,
             "x-tether-region": started.region,
+            **rate_headers(started.rates),
         }
 
     def frame(self, kind: str) -> dict[str, Any]:

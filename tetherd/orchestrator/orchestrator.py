@@ -8,24 +8,28 @@ from typing import Any, Final
 
 import structlog
 import trio
+from msgspec.structs import replace
 from opentelemetry import trace
 
 from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, Papers
 from p2p.messages import PLACE, RENEW_LEASE, SETTLE, Ack, Placement, PlacementRequest, Settlement
+from p2p.rates import Rates
 from p2p.rpc import Rpc
 from p2p.traceparent import context_of
 from p2p.transport import Transport
 from tetherd.orchestrator.copies import Copying
 from tetherd.orchestrator.placing import Placements
 from tetherd.orchestrator.ports import NoMetrics, OrchestratorMetrics, SwarmView
+from tetherd.orchestrator.quotas import Quotas
 from tetherd.orchestrator.registers import Registers
 from tetherd.orchestrator.requests import check_placement_request
 from tetherd.orchestrator.settling import Settlements
 from tetherd.orchestrator.shapes import job_shape, why_shape
 from tetherd.orchestrator.workforce import Workforce
-from tetherd.store.protocol import Store
+from tetherd.quotas.account import rates, tightest
+from tetherd.store.protocol import Store, Terms
 from tetherd.store.replicated import ReplicatedStore
 from tetherd.tenants.desk import MemoryKeeper, TenantDesk
 
@@ -55,6 +59,7 @@ class Orchestrator:
         draw: Callable[[], bytes] = lambda: os.urandom(16),
         metrics: OrchestratorMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
         desk: TenantDesk | None = None,
+        quotas: Quotas = Quotas(),  # noqa: B008 it is frozen
     ) -> None:
         self._desk = desk or TenantDesk(MemoryKeeper(), now=now)
         self._desk.shared = store.shared
@@ -73,8 +78,20 @@ class Orchestrator:
         self._now = now
         self._metrics = metrics
         workforce = Workforce(swarm)
+        self._quotas = quotas
         self._placements = Placements(
-            key, papers, swarm, transport, rpc, store, workforce, now=now, draw=draw, metrics=metrics
+            key,
+            papers,
+            swarm,
+            transport,
+            rpc,
+            store,
+            workforce,
+            now=now,
+            draw=draw,
+            metrics=metrics,
+            terms=self._terms,
+            hold=quotas.hold,
         )
         self._settlements = Settlements(papers.member.peer, swarm, store, workforce, now=now, metrics=metrics)
 
@@ -121,12 +138,25 @@ class Orchestrator:
                 await self._registers.heard()
                 await self._desk.admit(request, gateway)
                 placement = await self._placements.place(gateway, request)
+                placement = replace(placement, rates=await self._rates(request))
             except TetherError as error:
                 self._metrics.placed(error.code.name, trio.current_time() - began)
                 _log.info("job.refused", job=job, code=error.code.name, trace_id=request.trace_id)
                 raise
             self._metrics.placed("granted", trio.current_time() - began)
             return placement
+
+    def _terms(self, request: PlacementRequest) -> tuple[Terms, ...]:
+        return self._quotas.terms(request, self._desk.register)
+
+    async def _rates(self, request: PlacementRequest) -> Rates | None:
+        """What is left of the tighter minute: the tenant's, or its key's."""
+        limits = {one.subject: one.limits for one in self._terms(request) if one.limits.paced}
+        if not limits:
+            return None
+        now, books = self._now(), await self._store.accounts(list(limits))
+        told = [rates(one.at(limits[one.subject], now), limits[one.subject]) for one in books]
+        return tightest(told)
 
     async def _settle(self, gateway: PeerId, settlement: Settlement) -> Ack:
         self._check_is_gateway(gateway)

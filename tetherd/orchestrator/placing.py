@@ -42,8 +42,9 @@ from tetherd.orchestrator.matcher import NoMatch, Wish
 from tetherd.orchestrator.ports import OrchestratorMetrics, SwarmView
 from tetherd.orchestrator.waiting_room import WaitingRoom
 from tetherd.orchestrator.workforce import Seat, Workforce
+from tetherd.quotas.hold import Hold
 from tetherd.store.jobs import LEASE_S
-from tetherd.store.protocol import AttemptRecord, JobRecord, Store
+from tetherd.store.protocol import AttemptRecord, JobRecord, Store, Terms
 
 GRANT_S: Final = 15.0
 """From the gateway's next breath to the worker's door; a reservation is held as long."""
@@ -61,7 +62,7 @@ _log: Final = structlog.get_logger()
 
 
 class Placements:
-    """now: unix seconds, the ledger's time; draw: 16 random bytes, a grant's id."""
+    """now: unix seconds, the ledger's time; draw: 16 random bytes, a grant's id; terms, hold: of quotas."""
 
     def __init__(
         self,
@@ -76,6 +77,8 @@ class Placements:
         now: Callable[[], float],
         draw: Callable[[], bytes],
         metrics: OrchestratorMetrics,
+        terms: Callable[[PlacementRequest], tuple[Terms, ...]] = lambda _request: (),
+        hold: Callable[[PlacementRequest, tuple[Terms, ...]], Hold | None] = lambda _request, _terms: None,
     ) -> None:
         self._key = key
         self._papers = papers
@@ -86,6 +89,8 @@ class Placements:
         self._workforce = workforce
         self._now = now
         self._draw = draw
+        self._terms = terms
+        self._hold = hold
         self._room = WaitingRoom(workforce, metrics)
 
     async def run(self) -> None:
@@ -180,6 +185,7 @@ class Placements:
         self, gateway: PeerId, request: PlacementRequest, seat: Seat, grant_id: bytes, now: float
     ) -> JobRecord:
         """Shielded: whether an attempt was begun must be known to whoever has to close it."""
+        terms = self._terms(request)
         wanted = JobRecord(
             job=request.job,
             tenant=request.tenant_id,
@@ -197,12 +203,14 @@ class Placements:
             lease_until=now + LEASE_S,
             deadline=now + request.deadline_s,
             cause=request.cause,
+            key_id=request.key_id,
+            hold=self._hold(request, terms),
             trace_id=request.trace_id,
         )
         attempt = AttemptRecord(0, grant_id, seat.peer, self._swarm.region, now)
         try:
             with trio.CancelScope(shield=True):
-                row = await self._store.claim(wanted, attempt, now=now)
+                row = await self._store.claim(wanted, attempt, now=now, terms=terms)
         except TetherError:
             self._workforce.left(seat)
             raise

@@ -9,6 +9,7 @@ settled was reserved before. The two rates are leaky buckets that empty within a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -96,9 +97,34 @@ def rates(account: Account, limits: Limits) -> Rates:
     )
 
 
+def tightest(found: Sequence[Rates]) -> Rates | None:
+    """Of several accounts that a request has to keep within, the least of requests and the least of tokens."""
+    requests = min((one for one in found if one.limit_requests is not None), key=_requests_left, default=None)
+    tokens = min((one for one in found if one.limit_tokens is not None), key=_tokens_left, default=None)
+    if requests is None and tokens is None:
+        return None
+    requests, tokens = requests or Rates(), tokens or Rates()
+    return Rates(
+        requests.limit_requests,
+        requests.remaining_requests,
+        requests.reset_requests_s,
+        tokens.limit_tokens,
+        tokens.remaining_tokens,
+        tokens.reset_tokens_s,
+    )
+
+
 def month_of(now: float) -> int:
     date = datetime.fromtimestamp(now, UTC)
     return date.year * 100 + date.month
+
+
+def _requests_left(told: Rates) -> int:
+    return told.remaining_requests or 0
+
+
+def _tokens_left(told: Rates) -> int:
+    return told.remaining_tokens or 0
 
 
 def _leaked(level: float, limit: int | None, minutes: float) -> float:

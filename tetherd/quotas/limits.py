@@ -36,6 +36,11 @@ class Limits(Message, frozen=True):
         """Whether a ledger that is shared by all leaders has to keep the books."""
         return self.tokens_per_month is not None or self.budget is not None
 
+    @property
+    def paced(self) -> bool:
+        """Whether there is a minute to tell clients of."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
     def shape(self) -> dict[str, Any]:
         """As tools see them: every limit, null where there is none."""
         return {one.encode_name: getattr(self, one.name) for one in fields(self)}
@@ -44,6 +49,9 @@ class Limits(Message, frozen=True):
         """With the defaults where nothing is said."""
         said = {name: value for name, value in asdict(self).items() if value is not None}
         return Limits(**{**asdict(defaults), **said})
+
+
+UNLIMITED: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True)

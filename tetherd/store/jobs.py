@@ -71,7 +71,8 @@ def withdraw(stored: JobRecord | None, attempt: int, cause: str, now: float) -> 
     if stored is None or stored.state != "running" or stored.attempt != attempt:
         return None
     cause = cause[:MAX_CAUSE_CHARS]
-    held = now + LEASE_S if stored.held_until is not None and len(stored.attempts) > 1 else None
+    begun = len(stored.attempts) > 1 or stored.prompt_tokens > 0
+    held = now + LEASE_S if stored.held_until is not None and begun else None
     closed = close_last(stored.attempts, cause, now)
     return replace(stored, cause=cause, lease_until=now, held_until=held, attempts=closed)
 

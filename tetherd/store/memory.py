@@ -89,9 +89,10 @@ class MemoryStore:
     async def sweep(self, *, now: float) -> Sequence[JobRecord]:
         await trio.lowlevel.checkpoint()
         over = [jobs.swept(row, now) for row in self._rows.values() if jobs.overdue(row, now)]
-        free = [jobs.release(row, now) for row in self._rows.values()]
-        for row in (*over, *free):
+        for row in over:
             self._put(row)
+        for stored in list(self._rows.values()):
+            self._put(jobs.release(stored, now))
         for row in self._rows.values():
             if row.ended is not None and row.ended <= now - FINAL_S:
                 self._usage.setdefault(row.job, usage_of(row))

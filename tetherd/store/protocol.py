@@ -35,9 +35,9 @@ class JobRecord:
     """One job. job: 32 bytes; lease_until: ledger seconds (unix); prompt_tokens, tokens: as billed.
 
     digest: of the manifest that the attempts are made with; max_prompt_tokens, max_tokens: what the grants allow. A
-    row that was adopted from a settlement knows no tenant, no request MAC and no bounds. key_id: by which API key it was
-    asked; hold: what it holds of quotas; held_until: when what is left of that goes back at the latest (ledger seconds),
-    None once it has; receipts: encoded `SignedReceipt`s, one an attempt, that the bill stands on.
+    row that was adopted from a settlement knows no tenant, no request MAC and no bounds. key_id: by which API key it
+    was asked; hold: what it holds of quotas; held_until: when what is left of that goes back at the latest (ledger
+    seconds), None once it has; receipts: encoded `SignedReceipt`s that the bill stands on.
     """
 
     job: bytes
@@ -137,8 +137,8 @@ class Store(Protocol):
         wanted.attempt is the last one that the gateway knows of, 0 for none: this ledger may be younger than the job.
         wanted.cause is why that one ended. Returns the row as committed; attempt.attempt is ignored on the way in.
         Raises TetherError(RETRY_TOKEN_CONFLICT) if the request MAC differs, RESULT_GONE if the job has ended,
-        IN_FLIGHT if another gateway holds an unexpired lease; RATE_LIMITED or QUOTA_EXCEEDED if wanted.hold does not fit
-        into the terms of its subjects. What it holds is booked in the same commit, and so is whatever changes it later.
+        IN_FLIGHT if another gateway holds an unexpired lease; RATE_LIMITED or QUOTA_EXCEEDED if wanted.hold does not
+        fit into the terms of its subjects. What it holds is booked in the same commit, and so is what changes it later.
         """
         ...
 

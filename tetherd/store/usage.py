@@ -10,7 +10,7 @@ import msgspec
 
 from p2p.messages import SignedReceipt
 from p2p.wire import decode
-from tetherd.store.database import Script, Statement, placeholders
+from tetherd.store.database import Script, SqlRow, Statement, placeholders
 from tetherd.store.job_rows import select
 from tetherd.store.jobs import LEASE_S
 from tetherd.store.protocol import JobRecord, UsageRow
@@ -77,7 +77,13 @@ def read_usage(since: float, until: float, after: bytes, limit: int) -> Script[l
         "ORDER BY ended, job LIMIT ?",
         (since, until, since, after, limit),
     )
-    return [UsageRow(*row[:-2], bool(row[-2]), _DECODER.decode(row[-1])) for row in rows]
+    return [_record(row) for row in rows]
+
+
+def _record(row: SqlRow) -> UsageRow:
+    *plain, disputed, receipts = row
+    values: list[Any] = [*plain, bool(disputed), _DECODER.decode(receipts)]
+    return UsageRow(*values)
 
 
 def _values(row: UsageRow) -> Sequence[Any]:

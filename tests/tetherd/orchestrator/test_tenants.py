@@ -8,8 +8,9 @@ import trio.testing
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, UNAUTHENTICATED, TetherError
+from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, RATE_LIMITED, UNAUTHENTICATED, TetherError
 from p2p.messages import PLACE, REGISTER, Placement, PlacementRequest, RegisterRequest
+from p2p.rates import Rates
 from tests.tetherd.orchestrator.region import FakeSwarm, Region, region, tell
 from tetherd.orchestrator.registers import EVERY_S, Registers
 from tetherd.tenants.desk import MemoryKeeper, TenantDesk
@@ -102,3 +103,18 @@ async def test_only_an_orchestrator_of_the_region_is_shown_the_register() -> Non
         with pytest.raises(TetherError) as caught:
             await here.gateway.node.rpc.ask(here.leader.peer, REGISTER, RegisterRequest(b""), timeout_s=3.0)
         assert caught.value.code is FORBIDDEN
+
+
+async def test_a_tenants_minute_is_kept_and_told(autojump_clock: MockClock) -> None:
+    async with region() as there:
+        await there.lend_key(there.gateway, "acme")
+        await there.desk.limit_tenant("acme", {"requests_per_minute": 2})
+        placement, _ = await there.gateway.place("one")
+        assert placement.rates is not None
+        assert (placement.rates.limit_requests, placement.rates.remaining_requests) == (2, 1)
+        await there.gateway.place("two")
+        with pytest.raises(TetherError) as refused:
+            await there.gateway.place("three")
+        assert (refused.value.code, refused.value.rates) == (RATE_LIMITED, Rates(2, 0, 60.0))
+        await trio.sleep(30.0)
+        await there.gateway.place("three")
