@@ -94,18 +94,13 @@ async def test_whoever_leaves_when_its_turn_has_come_passes_it_on() -> None:
     assert trips.answers[4] == 25
 
 
-class Away:
-    """A database that is."""
-
-    dialect = "postgresql"
-
-    async def each(self, _make: object) -> None:
-        await trio.lowlevel.checkpoint()
-        raise TetherError(LEDGER_UNAVAILABLE, "It is away.", retry_after_s=2.0)
+async def away(_changes: Sequence[Change]) -> list[outcome.Outcome[object]]:
+    await trio.lowlevel.checkpoint()
+    raise TetherError(LEDGER_UNAVAILABLE, "It is away.", retry_after_s=2.0)
 
 
 async def test_all_who_shared_a_batch_that_failed_are_told_so() -> None:
-    batcher = Batcher(Away())  # type: ignore[arg-type]
+    batcher = Batcher(away)
     told: list[str] = []
 
     async def claim(number: int) -> None:
