@@ -93,6 +93,9 @@ class Shelf:
         """What is on its way, by SHA-256."""
         return {sha256: fetch.progress for sha256, fetch in self._fetches.items()}
 
+    def under_way(self) -> list[Fetch]:
+        return list(self._fetches.values())
+
     async def want(
         self,
         blob: Blob,

@@ -9,18 +9,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import structlog
 import trio
 
+from inference.artifacts.blobs import Blobs
+from inference.artifacts.chunks import Blob
+from inference.artifacts.rate import Rate
+from inference.artifacts.shelf import Shelf
 from p2p.errors import TetherError
 from p2p.host import HostSettings, open_host
 from p2p.host.addresses import is_circuit
 from p2p.host.host import Host
 from p2p.host.paths import Reachability
 from p2p.identity import PeerId
+from p2p.membership import SwarmId
 from p2p.messages import Message, Method
 from p2p.rpc import Rpc, ServerCall
 from p2p.transport import PeerAddress
@@ -33,7 +39,7 @@ LINE_BYTES: Final = 65_536
 
 
 class Options(msgspec.Struct, frozen=True):
-    """number: of the node in a swarm of count; settings: fields of HostSettings."""
+    """number: of the node in a swarm of count; settings: fields of HostSettings; files: where it keeps some."""
 
     number: int
     count: int = 8
@@ -41,6 +47,7 @@ class Options(msgspec.Struct, frozen=True):
     listen: tuple[str, ...] = (f"/ip4/0.0.0.0/tcp/{PORT}",)
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
     mdns: bool = False
+    files: str = ""
 
 
 class Count(Message, frozen=True):
@@ -67,6 +74,7 @@ class Node:
         self.host = host
         self.rpc = rpc
         self.counted: dict[str, int] = {}
+        self.shelf: Shelf | None = None
         self._news = trio.lowlevel.ParkingLot()
         host.watch(lambda peer, up: say(event="peer", peer=peer, up=up))
         rpc.serve_stream(COUNT, self._count)
@@ -176,6 +184,38 @@ class Node:
             await self._news.park()
         return {}
 
+    async def open_shelf(self, folder: str, swarm_id: SwarmId, nursery: trio.Nursery) -> None:
+        blobs = Blobs(Path(folder))
+        self.shelf = Shelf(blobs, self.rpc, self.host, swarm_id, down=Rate(None), up=Rate(None))
+        await nursery.start(self.shelf.run)
+
+    async def op_hold(self, path: str, blob: dict[str, Any]) -> Order:
+        """Have a file as if it had been fetched."""
+        assert self.shelf is not None
+        self.shelf.blobs.adopt(Path(path), described(blob))
+        self.shelf.know(described(blob))
+        return {}
+
+    async def op_want(self, blob: dict[str, Any]) -> Order:
+        """Fetch a file; liars: who sent what was not signed."""
+        assert self.shelf is not None
+        liars: set[str] = set()
+        began, shelf = trio.current_time(), self.shelf
+
+        def told(_progress: object) -> None:
+            liars.update(*(fetch.tally.liars for fetch in shelf.under_way()))
+
+        path = await shelf.want(described(blob), told=told)
+        return {"path": str(path), "took_s": trio.current_time() - began, "liars": sorted(liars)}
+
+    async def op_lent(self) -> Order:
+        assert self.shelf is not None
+        return {"bytes": self.shelf.lender.lent_bytes}
+
+
+def described(blob: dict[str, Any]) -> Blob:
+    return Blob(blob["sha256"], blob["size"], blob["chunk"], bytes.fromhex(blob["chunks"]))
+
 
 def say(**fields: Any) -> None:
     print(json.dumps(fields), flush=True)
@@ -217,6 +257,8 @@ async def main(options: Options) -> None:
         rpc = Rpc(host)
         await nursery.start(rpc.run)
         node = Node(host, rpc)
+        if options.files:
+            await node.open_shelf(options.files, swarm.swarm_id, nursery)
         say(event="ready", **await node.op_addresses())
         nursery.start_soon(node.tell_addresses)
         nursery.start_soon(node.tell_reach)
