@@ -75,6 +75,7 @@ class Attempt:
     started_s: float
     sampled: Callable[[int], None]
     prompt_tokens: int = 0
+    accepted: bool = False
     position: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +88,7 @@ class Attempt:
         """
         try:
             generation = await self._accept()
+            self.accepted = True
             await self.writer.write(ChunkBody(accepted=self.prompt_tokens))
             self.metrics.requested(self.prompt_tokens)
             return await self._stream(generation)
@@ -172,11 +174,12 @@ class Attempt:
             logprobs=tokens.logprobs,
             finish=finish,
             usage=Usage(self.prompt_tokens, self.position),
-            receipt=self._receipt(finish),
+            receipt=self.receipt(finish),
         )
         await self.writer.write(body, done=True)
 
-    def _receipt(self, finish: Finish) -> SignedReceipt:
+    def receipt(self, finish: str) -> SignedReceipt:
+        """What was done up to here. finish: how it ended, or the code of what ended it."""
         receipt = encode(
             Receipt(
                 job=self.grant.job,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, SwarmId
 from p2p.messages import (
     INFER,
+    RECEIPT,
     RELEASE,
     RENEW_LEASE,
     RESERVE,
@@ -49,6 +51,7 @@ from p2p.messages import (
     ReserveRequest,
     Role,
     ServedModel,
+    SignedReceipt,
 )
 from p2p.request_mac import MAX_MAC_KEY_BYTES, request_mac
 from p2p.rpc import Rpc, ServerCall
@@ -60,6 +63,9 @@ LEASE_RENEWAL_S: Final = 5.0
 """A third of the lease, so that one renewal may fail."""
 LEASE_TIMEOUT_S: Final = 3.0
 LEADERS_ASKED: Final = 2
+FINISHED: Final = ("stop", "length")
+MAX_UNHEARD: Final = 1_024
+"""Receipts for the ledger; it takes them in milliseconds, and bills without those that it never hears of."""
 
 log: Final = structlog.get_logger()
 _tracer: Final = trace.get_tracer(__name__)
@@ -121,6 +127,8 @@ class Worker:
         self._on_change = on_change
         self._slots = Slots({digest: model.engine.info.slots for digest, model in models.items()})
         self._running: dict[bytes, _Running] = {}
+        self._unheard: deque[SignedReceipt] = deque(maxlen=MAX_UNHEARD)
+        self._unheard_of = trio.Event()
         self._idle = trio.Event()
         self._rate = Rate()
 
@@ -132,6 +140,7 @@ class Worker:
         self._changed()
         task_status.started()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report)
             while True:
                 await trio.sleep(LEASE_RENEWAL_S)
                 for running in self._running.values():
@@ -248,6 +257,9 @@ class Worker:
                 raise
             finally:
                 self._metrics.finished(outcome, trio.current_time() - started_s)
+                if attempt.accepted and outcome not in FINISHED:
+                    self._unheard.append(attempt.receipt(outcome))
+                    self._unheard_of.set()
                 span.set_attribute("tether.outcome", outcome)
                 span.set_attribute("tether.prompt_tokens", attempt.prompt_tokens)
                 span.set_attribute("tether.sampled_tokens", attempt.position - len(content.resume))
@@ -279,6 +291,21 @@ class Worker:
                 log.info("lease_not_renewed", job=grant.job.hex(), leader=leader, code=error.code.name)
             else:
                 return
+
+    async def _report(self) -> None:
+        """Tell the ledger what attempts came to whose gateway did not hear it: it went on elsewhere, left or died."""
+        while True:
+            await self._unheard_of.wait()
+            self._unheard_of = trio.Event()
+            while self._unheard:
+                receipt = self._unheard.popleft()
+                for leader in self._leaders()[:LEADERS_ASKED]:
+                    try:
+                        await self._rpc.ask(leader, RECEIPT, receipt, timeout_s=LEASE_TIMEOUT_S)
+                    except TetherError as error:
+                        log.info("receipt_not_reported", leader=leader, code=error.code.name)
+                    else:
+                        break
 
 
 def open_content(plain: bytes, grant: Grant) -> SealedInput:

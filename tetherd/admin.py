@@ -9,7 +9,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from p2p.errors import FIELD_INVALID, JSON_INVALID, TetherError
 from p2p.messages import ROLES, Role
@@ -47,7 +47,7 @@ class Operator(Protocol):
     def drain(self) -> dict[str, Any]: ...
 
 
-def build_admin(operator: Operator, more: Sequence[Route] = ()) -> Starlette:
+def build_admin(operator: Operator, more: Sequence[BaseRoute] = ()) -> Starlette:
     """The routes, and those of other parts; every failure is answered as {"error": {code, message, field}}."""
 
     async def status(_request: Request) -> Json:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from inference.worker import Worker
 from p2p.host.host import Host
 from p2p.identity import NodeKey, PeerId
-from p2p.membership import Member, Papers
+from p2p.membership import Member, Papers, SwarmId
 from p2p.messages import HealthReport, Role
 from p2p.rpc import Rpc
 from tetherd.config import Config
@@ -36,6 +36,7 @@ from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
 from tetherd.tenants.desk import TenantDesk
 from tetherd.tenants.routes import tenant_routes
+from tetherd.usage.routes import usage_routes
 from topics.swarm import Swarm
 
 
@@ -72,6 +73,7 @@ class Duties:
         self._models = models
         self._metrics = metrics
         self._library: LibraryDesk | None = None
+        self._swarm_id = SwarmId("")
         self._meaning: Callable[[str], str] = str
         self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
 
@@ -108,6 +110,7 @@ class Duties:
         self._models.open_library(library)
 
     async def _orchestrate(self, parts: trio.Nursery, node: Node) -> None:
+        self._swarm_id = node.papers.member.certificate.swarm_id
         store = self._store = await open_store(self._config.store, self._data.ledger)
         self.orchestrator = Orchestrator(
             self._key,
@@ -162,10 +165,13 @@ class Duties:
         """Answers that clients of this node wait for."""
         return self.gateway.running if self.gateway else 0
 
-    def admin_routes(self) -> Sequence[Route]:
+    def admin_routes(self) -> Sequence[BaseRoute]:
         """What the admin socket serves for the roles; the rest is the daemon's."""
         library = library_routes(self._library) if self._library else []
-        return [*library, *(tenant_routes(self._tenants) if self.orchestrator else ())]
+        if self.orchestrator is None:
+            return library
+        swarm_id = self._swarm_id
+        return [*library, *tenant_routes(self._tenants), usage_routes(self.orchestrator, swarm_id)]
 
     async def drain(self, limit_s: float) -> None:
         """Take no new work, finish what runs."""

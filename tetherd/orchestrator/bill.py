@@ -11,13 +11,17 @@ from collections.abc import Iterable, Sequence
 from p2p.errors import FORBIDDEN, OUT_OF_RANGE, TetherError
 from p2p.identity import PeerId, public_key_of, verify
 from p2p.messages import Receipt, SignedReceipt
-from p2p.wire import decode
+from p2p.wire import decode, encode
 from tetherd.orchestrator.requests import MAX_ATTEMPT, MAX_TOKENS
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord
 
 
-def check_receipt(signed: SignedReceipt, job: bytes, gateway: PeerId, stored: JobRecord | None) -> Receipt:
+def check_receipt(
+    signed: SignedReceipt, job: bytes, gateway: PeerId | None, stored: JobRecord | None
+) -> Receipt:
     """Check signatures, bounds and grant. stored None: a job of another ledger, whose grants are not known here.
+
+    gateway None: a worker's word alone, which counts, and is disputed.
 
     Raises TetherError(FORBIDDEN | OUT_OF_RANGE | FRAME_INVALID | FIELD_INVALID).
     """
@@ -26,7 +30,7 @@ def check_receipt(signed: SignedReceipt, job: bytes, gateway: PeerId, stored: Jo
         raise TetherError(FORBIDDEN, "The receipt is of another job.")
     if not verify(public_key_of(receipt.worker), "receipt", signed.receipt, signed.worker_signature):
         raise TetherError(FORBIDDEN, "The receipt is not signed by its worker.")
-    if not verify(public_key_of(gateway), "receipt", signed.receipt, signed.gateway_signature):
+    if gateway is not None and not _countersigned(signed, gateway):
         raise TetherError(FORBIDDEN, "The receipt is not countersigned by the job's gateway.")
     if not _within_bounds(receipt, stored):
         raise TetherError(OUT_OF_RANGE, "The receipt is beyond what was granted.")
@@ -37,21 +41,40 @@ def check_receipt(signed: SignedReceipt, job: bytes, gateway: PeerId, stored: Jo
 
 def bill(receipts: Iterable[Receipt], attempts: Sequence[AttemptRecord]) -> Bill:
     """Sum up. An attempt without a receipt has what its successor went on after."""
-    proven = {receipt.attempt: receipt for receipt in receipts}
+    best: dict[int, Receipt] = {}
+    prompt = 0
+    for receipt in receipts:
+        prompt = max(prompt, receipt.prompt_tokens)
+        other = best.get(receipt.attempt)
+        if other is None or receipt.position > other.position:
+            best[receipt.attempt] = receipt
     by_attempt: dict[int, int] = {}
     reached, silent = 0, None
-    for number in sorted(proven.keys() | {one.attempt for one in attempts}):
-        receipt = proven.get(number)
-        if receipt is None:
+    for number in sorted(best.keys() | {one.attempt for one in attempts}):
+        found = best.get(number)
+        if found is None:
             silent = number
             continue
-        if silent is not None and receipt.first_position > reached:
-            by_attempt[silent] = receipt.first_position - reached
-        reached = max(reached, receipt.first_position)
-        by_attempt[number] = max(0, receipt.position - reached)
-        reached, silent = max(reached, receipt.position), None
-    prompt = max((receipt.prompt_tokens for receipt in proven.values()), default=0)
+        if silent is not None and found.first_position > reached:
+            by_attempt[silent] = found.first_position - reached
+        reached = max(reached, found.first_position)
+        by_attempt[number] = max(0, found.position - reached)
+        reached, silent = max(reached, found.position), None
     return Bill(prompt, reached, by_attempt)
+
+
+def proven(receipts: Iterable[SignedReceipt], stored: JobRecord) -> Bill:
+    """The bill by these receipts, which were checked, and by those that the row has."""
+    signed = {*(encode(one) for one in receipts), *stored.receipts}
+    said = {one.receipt for one in (decode(text, SignedReceipt) for text in signed)}
+    total = bill((decode(text, Receipt) for text in sorted(said)), stored.attempts)
+    known = {decode(text, Receipt).attempt for text in said}
+    whole = all(one.attempt in known for one in stored.attempts)
+    return Bill(total.prompt_tokens, total.tokens, total.by_attempt, tuple(sorted(signed)), whole)
+
+
+def _countersigned(signed: SignedReceipt, gateway: PeerId) -> bool:
+    return verify(public_key_of(gateway), "receipt", signed.receipt, signed.gateway_signature)
 
 
 def _within_bounds(receipt: Receipt, stored: JobRecord | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final
 
 import structlog
@@ -14,7 +14,7 @@ from opentelemetry import trace
 from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, Papers
-from p2p.messages import PLACE, RENEW_LEASE, SETTLE, Ack, Placement, PlacementRequest, Settlement
+from p2p.messages import PLACE, RECEIPT, RENEW_LEASE, SETTLE, Ack, Placement, PlacementRequest, Settlement
 from p2p.rates import Rates
 from p2p.rpc import Rpc
 from p2p.traceparent import context_of
@@ -29,7 +29,7 @@ from tetherd.orchestrator.settling import Settlements
 from tetherd.orchestrator.shapes import job_shape, why_shape
 from tetherd.orchestrator.workforce import Workforce
 from tetherd.quotas.account import rates, tightest
-from tetherd.store.protocol import Store, Terms
+from tetherd.store.protocol import Store, Terms, UsageRow
 from tetherd.store.replicated import ReplicatedStore
 from tetherd.tenants.desk import MemoryKeeper, TenantDesk
 
@@ -100,6 +100,7 @@ class Orchestrator:
         self._rpc.serve(PLACE, self._place)
         self._rpc.serve(SETTLE, self._settle)
         self._rpc.serve(RENEW_LEASE, self._settlements.renew)
+        self._rpc.serve(RECEIPT, self._settlements.report)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._placements.run)
             nursery.start_soon(self._sweep)
@@ -122,6 +123,28 @@ class Orchestrator:
     async def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The newest jobs of this ledger, as `tetherctl jobs` shows them."""
         return [job_shape(row) for row in await self._store.recent(limit)]
+
+    async def usage(self, since: float, until: float) -> AsyncIterator[UsageRow]:
+        """What jobs came to that ended in [since, until), oldest first."""
+        after, page = b"", await self._store.usage_rows(since, until)
+        while page:
+            for row in page:
+                yield row
+            since, after = page[-1].ended, page[-1].job
+            page = await self._store.usage_rows(since, until, after=after)
+
+    def credentials(self, peers: Iterable[PeerId]) -> dict[PeerId, bytes]:
+        """By which it can be checked that they belong to the swarm, of those that are known here."""
+        own = self._papers.member
+        known = {own.peer: own.credential}
+        for peer in peers:
+            shown = self._transport.admission(peer)
+            state = self._swarm.view.get(peer)
+            if isinstance(shown, Member):
+                known[peer] = shown.credential
+            elif state is not None:
+                known[peer] = state.member.credential
+        return known
 
     async def why(self, prefix: str) -> dict[str, Any]:
         """One job by the beginning of its id. Raises TetherError(NOT_FOUND | FIELD_INVALID)."""

@@ -7,10 +7,11 @@ from typing import Final
 
 import structlog
 
-from p2p.errors import ATTEMPT_STALE, FORBIDDEN, WORKER_LOST, TetherError
+from p2p.errors import ATTEMPT_STALE, CALL_LOST, FORBIDDEN, WORKER_LOST, TetherError
 from p2p.identity import PeerId
-from p2p.messages import Ack, LeaseRenewal, Receipt, Settlement
-from tetherd.orchestrator.bill import bill, check_receipt
+from p2p.messages import Ack, LeaseRenewal, Receipt, Settlement, SignedReceipt
+from p2p.wire import decode, encode
+from tetherd.orchestrator.bill import bill, check_receipt, proven
 from tetherd.orchestrator.breaker import FAULTS
 from tetherd.orchestrator.ports import OrchestratorMetrics, SwarmView
 from tetherd.orchestrator.requests import check_settlement
@@ -19,6 +20,8 @@ from tetherd.store.jobs import LEASE_S
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord, Store
 
 _log: Final = structlog.get_logger()
+
+Proof = tuple[SignedReceipt, Receipt]
 
 
 class Settlements:
@@ -63,10 +66,30 @@ class Settlements:
         if stored is None:
             await self._adopt(gateway, settlement, receipts)
         else:
-            await self._end(stored, settlement, bill(receipts, stored.attempts))
+            await self._end(stored, settlement, proven([signed for signed, _ in receipts], stored))
         return Ack()
 
-    def _worthy(self, settlement: Settlement, gateway: PeerId, stored: JobRecord | None) -> list[Receipt]:
+    async def report(self, worker: PeerId, signed: SignedReceipt) -> Ack:
+        """A worker tells what an attempt came to whose gateway did not stay for the end.
+
+        It counts within the grant, and nothing ends by it; but an attempt under way that its own worker calls over
+        gives up its lease. Raises TetherError(FORBIDDEN | OUT_OF_RANGE).
+        """
+        job = decode(signed.receipt, Receipt).job
+        stored = await self._store.get(job)
+        if stored is None:
+            raise TetherError(FORBIDDEN, "This ledger has no such job.")
+        alone = SignedReceipt(signed.receipt, signed.worker_signature)
+        receipt = check_receipt(alone, job, None, stored)
+        if receipt.worker != worker:
+            raise TetherError(FORBIDDEN, "A worker reports its own attempts.")
+        total, now = proven([alone], stored), self._now()
+        await self._store.settle(job, 0, "failed", total, first_token=None, cause="", now=now)
+        await self._store.withdraw(job, receipt.attempt, CALL_LOST.name, now=now)
+        _log.info("job.reported", job=job.hex(), attempt=receipt.attempt, position=receipt.position)
+        return Ack()
+
+    def _worthy(self, settlement: Settlement, gateway: PeerId, stored: JobRecord | None) -> list[Proof]:
         """The receipts that count. One that does not is left out, so that it cannot keep a job from its end."""
         worthy = []
         for signed in settlement.receipts:
@@ -78,7 +101,7 @@ class Settlements:
                 job = settlement.job.hex()
                 _log.warning("receipt.refused", job=job, gateway=gateway, detail=error.detail)
             else:
-                worthy.append(receipt)
+                worthy.append((signed, receipt))
         return worthy
 
     async def _end(self, stored: JobRecord, settlement: Settlement, total: Bill) -> None:
@@ -101,8 +124,9 @@ class Settlements:
             self._workforce.failed(last.worker, stored.model, settlement.cause)
         self._ended(settlement, total, stored.trace_id)
 
-    async def _adopt(self, gateway: PeerId, settlement: Settlement, receipts: list[Receipt]) -> None:
+    async def _adopt(self, gateway: PeerId, settlement: Settlement, proofs: list[Proof]) -> None:
         """The leader that placed this job is gone, and its ledger with it: keep what the receipts prove."""
+        receipts = [receipt for _, receipt in proofs]
         now, total = self._now(), bill(receipts, ())
         attempts = [
             AttemptRecord(
@@ -136,6 +160,7 @@ class Settlements:
             prompt_tokens=total.prompt_tokens,
             tokens=total.tokens,
             cause=settlement.cause,
+            receipts=tuple(sorted(encode(signed) for signed, _ in proofs)),
             attempts=tuple(attempts),
         )
         if await self._store.adopt(row):
