@@ -29,7 +29,8 @@ from topics.directory import Directory
 from topics.meeting import Meeting
 from topics.names import check_region
 from topics.pace import about
-from topics.settings import SILENCE, SwarmSettings
+from topics.settings import ROSTER_TEMPO, SILENCE, SwarmSettings
+from topics.tempo import Tempo
 from topics.view import MAX_ROSTER
 from topics.voice import Voice
 
@@ -61,11 +62,13 @@ class Rosters:
         self._voice = voice
         self._settings = settings
         self._candidate = candidate
+        self._tempo = Tempo(*ROSTER_TEMPO)
         self._reached: Recent[tuple[PeerId, str], tuple[_Standing, int]] = Recent(_MAX_REVISIONS)
 
     async def answer(self, peer: PeerId, request: RosterRequest) -> Roster:
-        """Serves ROSTER. Raises TetherError(FIELD_INVALID)."""
+        """Serves ROSTER. Raises TetherError(FIELD_INVALID | CAPACITY)."""
         await trio.lowlevel.checkpoint()
+        self._tempo.take(peer, trio.current_time())
         if not request.region:
             return Roster(self._directory.hints()[:MAX_ROSTER])
         region = check_region(request.region)

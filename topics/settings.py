@@ -46,6 +46,13 @@ class SwarmSettings:
     """How long a candidate's word on who leads its region counts."""
 
 
+PRESENCE_TEMPO: Final = (1.0, 16)
+"""Calls of one member a second in the long run, and at once: it introduces itself on each new connection."""
+HEALTH_TEMPO: Final = (8.0, 32)
+"""A member whose load changes all the time reports 1 / react_s a second."""
+ROSTER_TEMPO: Final = (16.0, 512)
+"""A newcomer asks for all pages of all regions; after that a few a minute."""
+
 LAN_SETTINGS: Final = SwarmSettings()
 WAN_SETTINGS: Final = SwarmSettings(pulse=WAN, patience=Patience(closed_s=4.0), call_s=6.0, dial_s=6.0)
 

@@ -28,7 +28,14 @@ from topics.mesh import Mesh
 from topics.names import Topic
 from topics.reports import Reports
 from topics.rosters import Rosters
-from topics.settings import MAX_MODEL_LOOKUPS, SwarmMetrics, SwarmSettings
+from topics.settings import (
+    HEALTH_TEMPO,
+    MAX_MODEL_LOOKUPS,
+    PRESENCE_TEMPO,
+    SwarmMetrics,
+    SwarmSettings,
+)
+from topics.tempo import Tempo
 from topics.view import View
 from topics.voice import Voice, Willingness
 
@@ -87,6 +94,8 @@ class Swarm:
         self._reports = Reports(network, rpc, self._meeting, *parts, settings)
         self._rosters = Rosters(rpc, self._meeting, *parts, settings, candidate=self._candidate)
         self._mesh = Mesh(network, *parts, swarm_id, settings)
+        self._presences = Tempo(*PRESENCE_TEMPO)
+        self._healths = Tempo(*HEALTH_TEMPO)
         self._nursery: trio.Nursery | None = None
 
     # ── What the other parts ask ─────────────────────────────────────────────────────────────────────────────────
@@ -222,11 +231,13 @@ class Swarm:
 
     async def _answer_presence(self, peer: PeerId, announcement: Announcement) -> Announcement:
         await trio.lowlevel.checkpoint()
+        self._presences.take(peer, trio.current_time())
         self._directory.take(announcement, peer)
         return self._voice.presence()
 
     async def _answer_health(self, peer: PeerId, announcement: Announcement) -> Ack:
         await trio.lowlevel.checkpoint()
+        self._healths.take(peer, trio.current_time())
         self._directory.take(announcement, peer)
         return Ack()
 

@@ -6,7 +6,7 @@ import trio
 from trio import Nursery
 from trio.testing import MockClock
 
-from p2p.errors import ANNOUNCE_INVALID, ROLE_FORBIDDEN, TetherError
+from p2p.errors import ANNOUNCE_INVALID, CAPACITY, ROLE_FORBIDDEN, TetherError
 from p2p.messages import HEALTH, PRESENCE, Role, ServedModel
 from p2p.wire import encode
 from tests.topics.town import Town, until
@@ -325,3 +325,23 @@ async def test_a_node_that_moved_is_known_at_its_new_address_within_moments(
         monkeypatch.setattr(node.network, "addresses", lambda new=new: (new,))
         node.swarm.moved()
         await until(lambda node=node, new=new: founder.swarm.addresses_of(node.peer) == (new,), 3)  # type: ignore[misc]
+
+
+async def test_a_member_that_never_stops_introducing_itself_is_refused_and_others_are_not(
+    nursery: Nursery, autojump_clock: MockClock
+) -> None:
+    town = Town(nursery)
+    founder = await town.start("founder")
+    pest = await town.start("pest", via="founder", roles=WORKER)
+    other = await town.start("other", via="founder", roles=WORKER)
+    await until(lambda: founder.sees(pest) == "alive", 5)
+    refused = 0
+    for _ in range(40):
+        try:
+            await pest.rpc.ask(founder.peer, PRESENCE, pest.swarm._voice.presence(), timeout_s=5)
+        except TetherError as error:
+            assert error.code is CAPACITY
+            refused += 1
+    assert refused >= 20
+    await other.rpc.ask(founder.peer, PRESENCE, other.swarm._voice.presence(), timeout_s=5)
+    assert founder.sees(pest) == "alive"
