@@ -42,6 +42,7 @@ from p2p.transport import PeerAddress
 from p2p.wire import decode, encode
 from tests.topics.world import NOW, SWARM, TINY, Person, health, here, person
 from tetherd.orchestrator.orchestrator import Orchestrator
+from tetherd.orchestrator.quotas import Quotas
 from tetherd.store import MemoryStore, Store
 from tetherd.tenants.desk import MemoryKeeper, TenantDesk
 from tetherd.tenants.keys import KeyProof, read_key
@@ -243,9 +244,15 @@ def tell(view: View, node: Node, report: HealthReport | None, state: str = "read
 
 @asynccontextmanager
 async def region(
-    *, workers: int = 2, slots: int = 2, gateways: int = 1, leader_roles: tuple[Role, ...] = ("orchestrator",)
+    *,
+    workers: int = 2,
+    slots: int = 2,
+    gateways: int = 1,
+    leader_roles: tuple[Role, ...] = ("orchestrator",),
+    ledger: Store | None = None,
+    quotas: Quotas = Quotas(),  # noqa: B008 it is frozen
 ) -> AsyncIterator[Region]:
-    """A running region; all its clocks start at NOW and run with trio's."""
+    """A running region; all its clocks start at NOW and run with trio's. ledger: None for one in memory."""
     world = MemoryNetwork()
     began = trio.current_time()
     grant_ids = (b"%016d" % number for number in itertools.count(1))
@@ -265,7 +272,7 @@ async def region(
         serving = [ScriptedWorker(await start(f"worker {n}", "worker"), slots) for n in range(workers)]
         asking = [Gateway(await start(f"gateway {n}", "gateway"), leader.peer) for n in range(gateways)]
         swarm = FakeSwarm("eu", [leader.peer], View(leader.peer))
-        store, counts = MemoryStore(), Counts()
+        store, counts = ledger or MemoryStore(), Counts()
         desk = TenantDesk(MemoryKeeper(), now=lambda: NOW + trio.current_time() - began)
         orchestrator = Orchestrator(
             leader.person.key,
@@ -278,6 +285,7 @@ async def region(
             draw=lambda: next(grant_ids),
             metrics=counts,
             desk=desk,
+            quotas=quotas,
         )
         made = Region(
             world, orchestrator, leader, swarm, store, counts, serving, asking, nursery, desk, start
