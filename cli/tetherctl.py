@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from platformdirs import user_data_path
 
-from cli import db, keys, library, show, tenants, usage
+from cli import db, dlq, keys, library, show, tenants, usage
 from cli.context import context, printed, seconds
 from cli.status import tell
 from p2p.errors import FIELD_INVALID, MODEL_NOT_FOUND, TetherError
@@ -23,6 +23,7 @@ app.meta.group_parameters = app.group_parameters
 app.command(tenants.app)
 app.command(keys.app)
 app.command(usage.app)
+app.command(dlq.app)
 library.add_to(app)
 app.command(db.commands(lambda: context.data_dir, printed))
 

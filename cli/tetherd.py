@@ -33,6 +33,7 @@ def join(
     http: str | None = None,
     data_dir: str | None = None,
     store: str | None = None,
+    dlq: str | None = None,
     max_tokens_per_second: float | None = None,
     rate_limit: float | None = None,
     cache_size: float | None = None,
@@ -70,6 +71,8 @@ def join(
         Where keys, ledger and models are kept. Default ~/.local/share/tether.
     store
         The ledger: sqlite (default), postgresql://… (better in TETHER_STORE, which no process list shows) or memory.
+    dlq
+        Dead letters: redis://… (better in TETHER_DLQ). Default: in the ledger.
     max_tokens_per_second
         Lend only this much of the machine, over all answers together.
     rate_limit
@@ -92,6 +95,7 @@ def join(
         "http.bind": http,
         "data_dir": data_dir,
         "store": store,
+        "dlq": dlq,
         "worker.max_tokens_per_second": max_tokens_per_second,
         "models.lend_mb_s": rate_limit,
         "models.fetch_mb_s": rate_limit,

@@ -85,6 +85,12 @@ ENGINE_FAILED: Final = Code("ENGINE_FAILED", 502, True, "The engine failed and r
 INPUT_QUARANTINED: Final = Code(
     "INPUT_QUARANTINED", 422, False, "Change the request: engines died of this one again and again."
 )
+INPUT_UNAVAILABLE: Final = Code(
+    "INPUT_UNAVAILABLE",
+    410,
+    False,
+    "Send the request again: the gateway that had its input is gone, or forgot it.",
+)
 DEADLINE: Final = Code("DEADLINE", 504, True, "The deadline passed: try again or allow more time.")
 GRANT_INVALID: Final = Code("GRANT_INVALID", 403, True, "Ask the orchestrator for a new grant.")
 ATTEMPT_STALE: Final = Code("ATTEMPT_STALE", 409, False, "A later attempt of this job is under way.")

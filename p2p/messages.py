@@ -162,7 +162,8 @@ class PlacementRequest(Message, frozen=True):
 
     job: 32 bytes; request_mac: keyed, 32 bytes; max_prompt_tokens: an upper bound, from the byte length.
     last_attempt: the highest that the gateway has seen, 0 for none; exclude: workers that failed this job; cause: why
-    the last attempt ended. key_id, proof: of the tenant's API key (tetherd.tenants.keys), empty without one.
+    the last attempt ended. key_id, proof: of the tenant's API key (tetherd.tenants.keys), empty without one. input: the
+    tenant's keyed digest of what is asked, 16 bytes, or empty.
     """
 
     job: bytes
@@ -180,6 +181,7 @@ class PlacementRequest(Message, frozen=True):
     cause: str = ""
     key_id: str = ""
     proof: bytes = b""
+    input: bytes = b""
 
 
 class Grant(Message, frozen=True):
@@ -280,7 +282,10 @@ JobEnd = Literal["done", "failed", "cancelled", "dead_lettered"]
 
 
 class Settlement(Message, frozen=True):
-    """The end of a job, from its gateway to the ledger. receipts: of every attempt that sent one."""
+    """The end of a job, from its gateway to the ledger. receipts: of every attempt that sent one.
+
+    input: as in `PlacementRequest`, if the job is a dead letter.
+    """
 
     job: bytes
     attempt: int
@@ -288,6 +293,19 @@ class Settlement(Message, frozen=True):
     receipts: tuple[SignedReceipt, ...] = ()
     first_token_s: float | None = None
     cause: str = ""
+    input: bytes = b""
+
+
+class RetryOrder(Message, frozen=True):
+    """An orchestrator asks the gateway that holds a dead letter's input to try it again."""
+
+    job: bytes
+
+
+class RetryAnswer(Message, frozen=True):
+    """job: of the new try."""
+
+    job: bytes
 
 
 class LedgerRows(Message, frozen=True):
@@ -353,6 +371,7 @@ RELEASE: Final = Method("release", ReleaseRequest, Ack)
 RENEW_LEASE: Final = Method("renew-lease", LeaseRenewal, Ack)
 SETTLE: Final = Method("settle", Settlement, Ack)
 RECEIPT: Final = Method("receipt", SignedReceipt, Ack)
+RETRY_LETTER: Final = Method("retry-letter", RetryOrder, RetryAnswer)
 COPY_ROWS: Final = Method("copy-rows", LedgerRows, Ack)
 CATCH_UP: Final = Method("catch-up", LedgerSince, LedgerRows, priority=1)
 REGISTER: Final = Method("register", RegisterRequest, RegisterAnswer)

@@ -109,6 +109,8 @@ class Config(Section, frozen=True):
     data_dir: Path = Path()
     store: str = "sqlite"
     """The ledger: sqlite (in the data directory), postgresql://… (the region's own), or memory (forgets at the end)."""
+    dlq: str = ""
+    """Dead letters: redis://… (a stream; the ledger's own table while it is away); empty: in that table."""
     idle_connections: int | None = None
     """Beyond so many, those to peers that were used longest ago are let go; none: 128, of an orchestrator 2048."""
     require_keys: bool = False
@@ -177,6 +179,8 @@ def _checked(config: Config) -> Config:
     if config.store not in ("sqlite", "memory") and not is_postgres_url(config.store):
         kind = config.store.split(":")[0]
         raise _wrong("store", f"{kind!r} is not built in; it has to be sqlite, postgresql://… or memory")
+    if config.dlq and not config.dlq.startswith(("redis://", "rediss://")):
+        raise _wrong("dlq", "it has to be redis://… or rediss://…; without it letters are in the ledger")
     rate = config.worker.max_tokens_per_second
     if rate is not None and not 0 < rate < 1e9:
         raise _wrong("worker.max_tokens_per_second", "it has to be greater than 0")

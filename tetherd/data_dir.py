@@ -81,6 +81,11 @@ class DataDir:
         return self.root / "replays"
 
     @property
+    def dead_inputs(self) -> Path:
+        """The sealed inputs of dead letters that came from this gateway."""
+        return self.root / "dead-inputs"
+
+    @property
     def settlements(self) -> Path:
         """The gateway's journal of what it owes the ledger."""
         return self.root / "settlements"

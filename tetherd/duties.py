@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 import trio
 from starlette.routing import BaseRoute
@@ -17,13 +20,21 @@ from inference.worker import Worker
 from p2p.host.host import Host
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, Papers, SwarmId
-from p2p.messages import HealthReport, Role
+from p2p.messages import RETRY_LETTER, HealthReport, RetryOrder, Role
 from p2p.rpc import Rpc
+from p2p.transport import PeerAddress
 from tetherd.config import Config
 from tetherd.data_dir import DataDir
+from tetherd.dead_letters.letters import MemoryLetters
+from tetherd.dead_letters.office import Office
+from tetherd.dead_letters.redis_streams import open_redis
+from tetherd.dead_letters.routes import letter_routes
+from tetherd.dead_letters.shelf import Shelf
+from tetherd.dead_letters.table import TableLetters
 from tetherd.gateway.gateway import Gateway
 from tetherd.gateway.journal import Journal
 from tetherd.gateway.replay import Replays
+from tetherd.gateway.retries import Retries
 from tetherd.gateway.secrets import local_secret
 from tetherd.models import ModelHouse
 from tetherd.orchestrator.orchestrator import Orchestrator
@@ -31,13 +42,16 @@ from tetherd.orchestrator.quotas import read_quotas
 from tetherd.registry.desk import LibraryDesk, library_routes
 from tetherd.registry.library import Library, cache_limits
 from tetherd.registry.replicas import InRegion, Replicas
-from tetherd.store import open_store
+from tetherd.store import SqlStore, open_store
 from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
 from tetherd.tenants.desk import TenantDesk
 from tetherd.tenants.routes import tenant_routes
 from tetherd.usage.routes import usage_routes
 from topics.swarm import Swarm
+
+RETRY_LETTER_S: Final = 5.0
+"""For a gateway's word that it has the input, and tries it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,7 @@ class Duties:
         self._metrics = metrics
         self._library: LibraryDesk | None = None
         self._swarm_id = SwarmId("")
+        self._letters: Sequence[BaseRoute] = ()
         self._meaning: Callable[[str], str] = str
         self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
 
@@ -112,6 +127,8 @@ class Duties:
     async def _orchestrate(self, parts: trio.Nursery, node: Node) -> None:
         self._swarm_id = node.papers.member.certificate.swarm_id
         store = self._store = await open_store(self._config.store, self._data.ledger)
+        office = await parts.start(self._keep_letters, store)
+        self._letters = letter_routes(office, partial(_ask_again, node))
         self.orchestrator = Orchestrator(
             self._key,
             node.papers,
@@ -123,8 +140,20 @@ class Duties:
             metrics=self._metrics.orchestrator,
             desk=self._tenants,
             quotas=read_quotas(self._config.quotas, shared=store.shared),
+            office=office,
         )
         await parts.start(self.orchestrator.run)
+
+    async def _keep_letters(
+        self, store: Store, *, task_status: trio.TaskStatus[Office] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        table = TableLetters(store.database) if isinstance(store, SqlStore) else MemoryLetters()
+        url, counts = self._config.dlq, self._metrics.letters
+        async with open_redis(url, self._config.region) if url else nullcontext() as redis:
+            shelf = Shelf(table, redis, now=store.now, metrics=counts)
+            office = Office(shelf, now=store.now, metrics=counts)
+            task_status.started(office)
+            await office.run()
 
     async def _open_gateway(self, parts: trio.Nursery, node: Node) -> None:
         self.gateway = Gateway(
@@ -135,6 +164,7 @@ class Duties:
             node.swarm,
             Replays(self._data.replays, local_secret(self._key), now=time.time),
             Journal(self._data.settlements, now=time.time),
+            Retries(self._data.dead_inputs, local_secret(self._key), node.network, now=time.time),
             metrics=self._metrics.gateway,
             meaning=self._meaning,
         )
@@ -171,7 +201,12 @@ class Duties:
         if self.orchestrator is None:
             return library
         swarm_id = self._swarm_id
-        return [*library, *tenant_routes(self._tenants), usage_routes(self.orchestrator, swarm_id)]
+        return [
+            *library,
+            *self._letters,
+            *tenant_routes(self._tenants),
+            usage_routes(self.orchestrator, swarm_id),
+        ]
 
     async def drain(self, limit_s: float) -> None:
         """Take no new work, finish what runs."""
@@ -186,3 +221,10 @@ class Duties:
         if self._store is not None:
             with trio.CancelScope(shield=True):
                 await self._store.close()
+
+
+async def _ask_again(node: Node, gateway: PeerId, job: bytes) -> bytes:
+    if gateway != node.network.peer_id:
+        await node.network.connect(PeerAddress(gateway, node.swarm.addresses_of(gateway)))
+    answer = await node.rpc.ask(gateway, RETRY_LETTER, RetryOrder(job), timeout_s=RETRY_LETTER_S)
+    return answer.job

@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
-import trio
 
 from p2p.errors import TetherError
 from tetherd.dead_letters.letter import Letter
 from tetherd.dead_letters.letters import FOUND, KEPT_S, MAX_LETTERS, Letters
 
-DRAIN_S: Final = 5.0
-"""How often the table is looked at, and what is too old is forgotten."""
 DRAIN_AT_ONCE: Final = 100
 _log: Final = structlog.get_logger()
 
@@ -30,6 +27,8 @@ class LetterMetrics(Protocol):
         """How many there are in all; how many of them wait for Redis."""
         ...
 
+    def quarantined(self, inputs: int) -> None: ...
+
 
 class NoMetrics:
     """Counts nothing."""
@@ -38,6 +37,9 @@ class NoMetrics:
         pass
 
     def letters(self, kept: int, waiting: int) -> None:
+        pass
+
+    def quarantined(self, inputs: int) -> None:
         pass
 
 
@@ -58,17 +60,8 @@ class Shelf:
         self._metrics = metrics
         self._away = False
 
-    async def run(self) -> None:
-        """Bring to Redis what waits for it, and forget what is too old, until cancelled."""
-        while True:
-            try:
-                await self.tidy()
-            except TetherError as error:
-                _log.warning("dead_letters.away", detail=error.detail)
-            await trio.sleep(DRAIN_S)
-
     async def tidy(self) -> None:
-        """Raises TetherError(LEDGER_UNAVAILABLE) if either place is away."""
+        """Bring to Redis what waits for it, and forget what is too old. Raises LEDGER_UNAVAILABLE if either is away."""
         if self._redis is not None:
             await self._drain(self._redis)
         for place in self._places():

@@ -67,6 +67,7 @@ class Order:
     traceparent: str
     created: float
     key: KeyProof | None = None
+    input: bytes = b""
 
     @property
     def asker(self) -> tuple[str, str]:
@@ -197,6 +198,7 @@ class Exchange:
                 last_attempt=self._granted.grant.attempt if self._granted else 0,
                 exclude=place.exclude,
                 cause=place.cause,
+                input=order.input,
             )
             if order.key is not None:
                 wanted = order.key.sign(wanted, parts.key.node_id)
@@ -321,13 +323,15 @@ class Exchange:
             return
         if self._unopened:
             self._parts.placer.release(granted)
+        ending = _job_end(end)
         settlement = Settlement(
             job=self._order.job,
             attempt=granted.grant.attempt,
-            end=_job_end(end),
+            end=ending,
             receipts=tuple(self._receipts),
             first_token_s=self._first_token_s,
             cause=end.error.code.name if isinstance(end, Fail) else "",
+            input=self._order.input if ending == "dead_lettered" else b"",
         )
         self._parts.settle(settlement, granted.leader, self._spare)
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
@@ -29,7 +30,7 @@ from p2p.errors import (
 from p2p.identity import NodeKey, PeerId
 from p2p.job_id import job_id
 from p2p.membership import SwarmId
-from p2p.messages import Settlement
+from p2p.messages import RETRY_LETTER, RetryAnswer, RetryOrder, Settlement
 from p2p.request_mac import request_mac
 from p2p.rpc import Rpc
 from p2p.transport import Transport
@@ -43,7 +44,8 @@ from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
 from tetherd.gateway.refusals import Refusals
 from tetherd.gateway.replay import Replays
-from tetherd.gateway.secrets import drawn_seed, local_secret, mac_key
+from tetherd.gateway.retries import Retries
+from tetherd.gateway.secrets import drawn_seed, input_digest, local_secret, mac_key
 from tetherd.gateway.settings import GatewaySettings
 from tetherd.gateway.settling import Settler
 
@@ -60,6 +62,7 @@ class _Asked:
     retry_token: str
     content: SealedInput
     request_mac: bytes
+    input: bytes
 
 
 class Gateway:
@@ -74,6 +77,7 @@ class Gateway:
         swarm: Swarm,
         replays: Replays,
         journal: Journal,
+        retries: Retries,
         *,
         metrics: GatewayMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
         settings: GatewaySettings = GatewaySettings(),  # noqa: B008 it is frozen
@@ -89,6 +93,8 @@ class Gateway:
         self._secret = local_secret(key)
         placer = Placer(transport, rpc, swarm, swarm_id, settings, self._spawn, now)
         self._journal = journal
+        self._retries = retries
+        self._rpc = rpc
         self._settler = Settler(rpc, swarm, journal, settings, placer.reach, draw, metrics)
         self._parts = Parts(
             key=key,
@@ -101,6 +107,7 @@ class Gateway:
             refusals=Refusals(),
         )
         self._running: dict[bytes, bytes] = {}
+        self._submissions: dict[bytes, Submission] = {}
         self._behind = 0
         self._idle = trio.Event()
         self._draining = False
@@ -110,7 +117,9 @@ class Gateway:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own what outlives single requests, settlements above all, until cancelled."""
         await self._replays.open()
+        await self._retries.open()
         await self._settler.open()
+        self._rpc.serve(RETRY_LETTER, self._retry)
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
@@ -151,6 +160,20 @@ class Gateway:
             else:
                 async with self._exchange(self._order(submission, asked)) as answer:
                     yield self._replays.record(answer, asked.request_mac, submission.model)
+
+    async def _retry(self, caller: PeerId, order: RetryOrder) -> RetryAnswer:
+        answer, again, original = await self._retries.begin(caller, order)
+        self._spawn(self._retries.finish, self._try_again, order, answer, again, original)
+        return answer
+
+    async def _try_again(self, again: Submission, original: Submission) -> None:
+        asked, before = self._identify(again), self._identify(original)
+        with self._in_flight(asked):
+            async with self._exchange(self._order(again, asked)) as answer:
+                if original.idempotency_key:
+                    answer = self._replays.record(answer, before.request_mac, original.model, before.job)
+                async for _ in answer:
+                    pass
 
     @asynccontextmanager
     async def _exchange(self, order: Order) -> AsyncIterator[Answer]:
@@ -200,7 +223,12 @@ class Gateway:
             max_tokens=submission.max_tokens,
             tools=submission.tools,
         )
-        return _Asked(job, retry_token, content, request_mac(content.mac_key, content))
+        said = msgspec.msgpack.encode(
+            (submission.messages, submission.prompt, submission.sampling, submission.tools)
+        )
+        return _Asked(
+            job, retry_token, content, request_mac(content.mac_key, content), input_digest(secret, said)
+        )
 
     def _order(self, submission: Submission, asked: _Asked) -> Order:
         model = choose(self.served(), submission.model, self._swarm.region, self._meaning)
@@ -224,7 +252,9 @@ class Gateway:
             traceparent=submission.traceparent,
             created=self._now(),
             key=submission.key,
+            input=asked.input,
         )
+        self._submissions[asked.job] = submission
         self._parts.refusals.check(order.asker, order.worst_tokens, trio.current_time())
         return order
 
@@ -247,6 +277,7 @@ class Gateway:
             yield
         finally:
             del self._running[asked.job]
+            self._submissions.pop(asked.job, None)
             self._look_idle()
 
     def _check_journal(self) -> None:
@@ -258,10 +289,24 @@ class Gateway:
         raise TetherError(LEDGER_UNAVAILABLE, detail, retry_after_s=self._settings.settle_pause_s)
 
     def _settle(self, settlement: Settlement, leader: PeerId, spare: Mapping[PeerId, int]) -> None:
+        submission = self._submissions.pop(settlement.job, None)
         if self._stopped:
             self._settler.owe_now(settlement, leader, spare)
         else:
-            self._spawn(self._settler.settle, settlement, leader, spare)
+            kept = submission if settlement.end == "dead_lettered" else None
+            self._spawn(self._settle_later, kept, settlement, leader, spare)
+
+    async def _settle_later(
+        self,
+        dead: Submission | None,
+        settlement: Settlement,
+        leader: PeerId,
+        spare: Mapping[PeerId, int],
+    ) -> None:
+        if dead is not None:
+            with trio.CancelScope(shield=True):
+                await self._retries.keep(settlement.job, dead)
+        await self._settler.settle(settlement, leader, spare)
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """Start what may outlive its request. Once this node stops, what is not written down is the sweeper's."""

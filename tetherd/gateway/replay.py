@@ -7,7 +7,6 @@ go, and the ledger answers RESULT_GONE. Answers to requests without a key are ne
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Final, Literal
 
 import structlog
 import trio
-from nacl.exceptions import CryptoError
-from nacl.secret import SecretBox
 
 from p2p.content import TokenLogprob, Usage
 from p2p.errors import RETRY_TOKEN_CONFLICT, TetherError
@@ -24,6 +21,7 @@ from p2p.identity import PeerId
 from p2p.messages import Message
 from p2p.wire import decode, encode
 from tetherd.gateway.answer import Answer, AttemptSummary, Delta, End, Started
+from tetherd.gateway.sealed_files import SealedFiles
 from tetherd.gateway.secrets import replay_key
 
 KEPT_S: Final = 3_600.0
@@ -106,29 +104,19 @@ class Replays:
     """The kept answers of one gateway, a file each. now: unix seconds. `open` before anything else."""
 
     def __init__(self, folder: Path, secret: bytes, *, now: Callable[[], float]) -> None:
-        self._folder = folder
-        self._secret = secret
-        self._now = now
-        self._sizes: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        self._total_bytes = 0
-
-    async def open(self) -> None:
-        """Find what an earlier life of this node kept."""
-        for job, at, size_bytes in await trio.to_thread.run_sync(_found, self._folder):
-            self._note(job, at, size_bytes)
-        await self._forget()
+        self._files = SealedFiles(
+            folder, partial(replay_key, secret), kept_s=KEPT_S, kept_bytes=KEPT_BYTES, now=now
+        )
+        self.open = self._files.open
 
     async def find(self, job: bytes, request_mac: bytes, model: str) -> Replayed | None:
         """The answer to this very request. Raises TetherError(RETRY_TOKEN_CONFLICT) if the key was another's."""
-        if job not in self._sizes:
-            return None
-        await self._forget()
-        sealed = await trio.to_thread.run_sync(_read, self._path(job))
-        if sealed is None:
+        plain = await self._files.get(job)
+        if plain is None:
             return None
         try:
-            kept = decode(SecretBox(replay_key(self._secret, job)).decrypt(sealed), Kept)
-        except (CryptoError, TetherError, ValueError):
+            kept = decode(plain, Kept)
+        except TetherError:
             _log.warning("replay.damaged", job=job.hex())
             return None
         if (kept.request_mac, kept.asked_model) != (request_mac, model):
@@ -136,11 +124,19 @@ class Replays:
             raise TetherError(RETRY_TOKEN_CONFLICT, detail, field="Idempotency-Key")
         return Replayed(job, kept)
 
-    def record(self, answer: Answer, request_mac: bytes, model: str) -> Answer:
-        """The same answer, kept once it is whole."""
-        return Recording(answer, partial(self._keep, request_mac, model))
+    def record(self, answer: Answer, request_mac: bytes, model: str, job: bytes | None = None) -> Answer:
+        """The same answer, kept once it is whole. job: whose it is, if not the one that computes it."""
+        return Recording(answer, partial(self._keep, request_mac, model, job))
 
-    async def _keep(self, request_mac: bytes, model: str, started: Started, pieces: Pieces, end: End) -> None:
+    async def _keep(
+        self,
+        request_mac: bytes,
+        model: str,
+        job: bytes | None,
+        started: Started,
+        pieces: Pieces,
+        end: End,
+    ) -> None:
         kept = Kept(
             request_mac=request_mac,
             asked_model=model,
@@ -155,67 +151,4 @@ class Replays:
             usage=end.usage,
             attempts=tuple((one.worker, one.region, one.tokens, one.cause) for one in end.attempts),
         )
-        job = started.job
-        sealed = bytes(SecretBox(replay_key(self._secret, job)).encrypt(encode(kept)))
-        try:
-            await trio.to_thread.run_sync(_write, self._path(job), sealed)
-        except OSError as error:
-            _log.warning("replay.not_kept", job=job.hex(), cause=error.strerror)
-            return
-        self._note(job, self._now(), len(sealed))
-        await self._forget()
-
-    def _note(self, job: bytes, at: float, size_bytes: int) -> None:
-        _, before = self._sizes.pop(job, (0.0, 0))
-        self._sizes[job] = (at, size_bytes)
-        self._total_bytes += size_bytes - before
-
-    async def _forget(self) -> None:
-        """Drop the oldest while they are too old or too many."""
-        gone: list[Path] = []
-        oldest = self._now() - KEPT_S
-        while self._sizes:
-            job, (at, size_bytes) = next(iter(self._sizes.items()))
-            if at >= oldest and self._total_bytes <= KEPT_BYTES:
-                break
-            del self._sizes[job]
-            self._total_bytes -= size_bytes
-            gone.append(self._path(job))
-        if gone:
-            await trio.to_thread.run_sync(_remove, gone)
-
-    def _path(self, job: bytes) -> Path:
-        return self._folder / job.hex()
-
-
-def _found(folder: Path) -> list[tuple[bytes, float, int]]:
-    """The files there, oldest first: job, unix seconds, bytes. What no answer of ours is named is left alone."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found: list[tuple[bytes, float, int]] = []
-    for path in folder.iterdir():
-        if path.suffix == ".new":
-            path.unlink(missing_ok=True)
-        elif len(path.name) == 64 and all(digit in "0123456789abcdef" for digit in path.name):
-            about = path.stat()
-            found.append((bytes.fromhex(path.name), about.st_mtime, about.st_size))
-    return sorted(found, key=lambda one: one[1])
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all. No fsync: an answer lost to a power cut is RESULT_GONE, as one that was too old."""
-    draft = path.with_suffix(".new")
-    draft.touch(mode=0o600)
-    draft.write_bytes(data)
-    draft.replace(path)
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+        await self._files.put(job or started.job, encode(kept))

@@ -11,6 +11,8 @@ _PERSON_TENANT: Final = b"tether-tenant"
 _PERSON_MAC: Final = b"tether-mac"
 _PERSON_SEED: Final = b"tether-seed"
 _PERSON_REPLAY: Final = b"tether-replay"
+_PERSON_INPUT: Final = b"tether-input"
+_PERSON_DEAD: Final = b"tether-dead"
 
 
 def local_secret(key: NodeKey) -> bytes:
@@ -31,6 +33,16 @@ def drawn_seed(secret: bytes, job: bytes) -> int:
 def replay_key(secret: bytes, job: bytes) -> bytes:
     """The key under which one finished answer is kept, 32 bytes."""
     return _derive(job, secret, _PERSON_REPLAY)
+
+
+def input_digest(secret: bytes, asked: bytes) -> bytes:
+    """What tells the same input of the same tenant again, 16 bytes; whoever has not the secret can test no guess."""
+    return hashlib.blake2b(asked, digest_size=16, key=secret, person=_PERSON_INPUT).digest()
+
+
+def dead_input_key(secret: bytes, job: bytes) -> bytes:
+    """The key under which the input of one dead letter is kept, 32 bytes."""
+    return _derive(job, secret, _PERSON_DEAD)
 
 
 def _derive(data: bytes, secret: bytes, person: bytes) -> bytes:

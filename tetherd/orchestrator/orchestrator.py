@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -19,6 +19,9 @@ from p2p.rates import Rates
 from p2p.rpc import Rpc
 from p2p.traceparent import context_of
 from p2p.transport import Transport
+from tetherd.dead_letters.letters import MemoryLetters
+from tetherd.dead_letters.office import Office
+from tetherd.dead_letters.shelf import Shelf
 from tetherd.orchestrator.copies import Copying
 from tetherd.orchestrator.placing import Placements
 from tetherd.orchestrator.ports import NoMetrics, OrchestratorMetrics, SwarmView
@@ -29,7 +32,7 @@ from tetherd.orchestrator.settling import Settlements
 from tetherd.orchestrator.shapes import job_shape, why_shape
 from tetherd.orchestrator.workforce import Workforce
 from tetherd.quotas.account import rates, tightest
-from tetherd.store.protocol import Store, Terms, UsageRow
+from tetherd.store.protocol import JobRecord, Store, Terms, UsageRow
 from tetherd.store.replicated import ReplicatedStore
 from tetherd.tenants.desk import MemoryKeeper, TenantDesk
 
@@ -60,7 +63,9 @@ class Orchestrator:
         metrics: OrchestratorMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
         desk: TenantDesk | None = None,
         quotas: Quotas = Quotas(),  # noqa: B008 it is frozen
+        office: Office | None = None,
     ) -> None:
+        self._office = office or Office(Shelf(MemoryLetters(), now=now), now=now)
         self._desk = desk or TenantDesk(MemoryKeeper(), now=now)
         self._desk.shared = store.shared
         self._registers = Registers(papers.member.peer, swarm, transport, rpc, self._desk)
@@ -93,7 +98,9 @@ class Orchestrator:
             terms=self._terms,
             hold=quotas.hold,
         )
-        self._settlements = Settlements(papers.member.peer, swarm, store, workforce, now=now, metrics=metrics)
+        self._settlements = Settlements(
+            papers.member.peer, swarm, store, workforce, self._office, now=now, metrics=metrics
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -158,6 +165,7 @@ class Orchestrator:
                 self._check_leads()
                 self._check_is_gateway(gateway)
                 check_placement_request(request)
+                self._office.check(request.input)
                 await self._registers.heard()
                 await self._desk.admit(request, gateway)
                 placement = await self._placements.place(gateway, request)
@@ -215,4 +223,12 @@ class Orchestrator:
                 _log.warning(
                     "job.swept", job=row.job.hex(), end=row.state, cause=row.cause, trace_id=row.trace_id
                 )
+            await self._bury([row for row in over if row.state == "dead_lettered"])
             self._metrics.dead_lettered(sum(row.state == "dead_lettered" for row in over))
+
+    async def _bury(self, dead: Sequence[JobRecord]) -> None:
+        for row in dead:
+            try:
+                await self._office.bury(row)
+            except TetherError as error:
+                _log.error("dead_letter.lost", job=row.job.hex(), cause=row.cause, detail=error.detail)

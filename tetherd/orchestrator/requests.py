@@ -18,6 +18,7 @@ MAX_EXCLUDED: Final = 64
 MAX_TEXT_CHARS: Final = 256
 MAX_RECEIPTS: Final = 16
 MAC_BYTES: Final = 32
+INPUT_BYTES: Final = 16
 
 
 def check_placement_request(request: PlacementRequest) -> None:
@@ -38,6 +39,7 @@ def check_placement_request(request: PlacementRequest) -> None:
         lastAttempt=0 <= request.last_attempt < MAX_ATTEMPT,
         keyId=len(request.key_id) <= MAX_TEXT_CHARS,
         proof=len(request.proof) in (0, MAC_BYTES),
+        input=len(request.input) in (0, INPUT_BYTES),
         exclude=len(request.exclude) <= MAX_EXCLUDED,
     )
 
@@ -51,6 +53,7 @@ def check_settlement(settlement: Settlement) -> None:
         receipts=len(settlement.receipts) <= MAX_RECEIPTS,
         firstTokenS=first is None or (isfinite(first) and 0.0 <= first <= MAX_DEADLINE_S),
         cause=len(settlement.cause) <= MAX_TEXT_CHARS,
+        input=len(settlement.input) in (0, INPUT_BYTES),
     )
 
 

@@ -11,6 +11,7 @@ from p2p.errors import ATTEMPT_STALE, CALL_LOST, FORBIDDEN, WORKER_LOST, TetherE
 from p2p.identity import PeerId
 from p2p.messages import Ack, LeaseRenewal, Receipt, Settlement, SignedReceipt
 from p2p.wire import decode, encode
+from tetherd.dead_letters.office import Office
 from tetherd.orchestrator.bill import bill, check_receipt, proven
 from tetherd.orchestrator.breaker import FAULTS
 from tetherd.orchestrator.ports import OrchestratorMetrics, SwarmView
@@ -33,6 +34,7 @@ class Settlements:
         swarm: SwarmView,
         store: Store,
         workforce: Workforce,
+        office: Office,
         *,
         now: Callable[[], float],
         metrics: OrchestratorMetrics,
@@ -41,6 +43,7 @@ class Settlements:
         self._swarm = swarm
         self._store = store
         self._workforce = workforce
+        self._office = office
         self._now = now
         self._metrics = metrics
 
@@ -67,7 +70,15 @@ class Settlements:
             await self._adopt(gateway, settlement, receipts)
         else:
             await self._end(stored, settlement, proven([signed for signed, _ in receipts], stored))
+        if settlement.end == "dead_lettered":
+            await self._bury(settlement)
         return Ack()
+
+    async def _bury(self, settlement: Settlement) -> None:
+        """Before the gateway is told that its settlement is taken, so that it says it again if this node dies."""
+        row = await self._store.get(settlement.job)
+        if row is not None and row.state == "dead_lettered":
+            await self._office.bury(row, settlement.input)
 
     async def report(self, worker: PeerId, signed: SignedReceipt) -> Ack:
         """A worker tells what an attempt came to whose gateway did not stay for the end.

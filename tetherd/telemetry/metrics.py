@@ -28,6 +28,7 @@ class Metrics:
         self.swarm = SwarmCounters(self.registry)
         self.gateway = GatewayCounters(self.registry)
         self.orchestrator = OrchestratorCounters(self.registry)
+        self.letters = LetterCounters(self.registry)
         self.worker = WorkerCounters(self.registry)
         self.models = ModelCounters(self.registry)
         Gauge("tether_build_info", "The version that runs.", ["version"], registry=self.registry).labels(
@@ -235,6 +236,30 @@ class OrchestratorCounters:
 
     def copied(self, acknowledged: bool) -> None:
         self._copied.labels("yes" if acknowledged else "no").inc()
+
+
+class LetterCounters:
+    """Implements tetherd.dead_letters.shelf.LetterMetrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._added = Counter(
+            "tether_dead_letters", "Dead letters that came, by cause.", ["cause"], registry=registry
+        )
+        self._kept = Gauge("tether_dead_letters_kept", "Dead letters there are.", registry=registry)
+        self._waiting = Gauge(
+            "tether_dead_letters_waiting", "Dead letters that wait for Redis.", registry=registry
+        )
+        self._held = Gauge("tether_inputs_quarantined", "Inputs that are refused.", registry=registry)
+
+    def letter_added(self, cause: str) -> None:
+        self._added.labels(cause).inc()
+
+    def letters(self, kept: int, waiting: int) -> None:
+        self._kept.set(kept)
+        self._waiting.set(waiting)
+
+    def quarantined(self, inputs: int) -> None:
+        self._held.set(inputs)
 
 
 class WorkerCounters:

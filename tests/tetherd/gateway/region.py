@@ -49,6 +49,7 @@ from tetherd.gateway.gateway import Gateway
 from tetherd.gateway.journal import Journal
 from tetherd.gateway.ports import Hop
 from tetherd.gateway.replay import Replays
+from tetherd.gateway.retries import Retries
 from tetherd.gateway.settings import GatewaySettings
 
 ANSWER = tuple(range(100, 110))
@@ -357,8 +358,9 @@ async def region(
             counts = Counts()
             replays = Replays(kept, b"s" * 32, now=now)
             journal = Journal(kept / "settlements", now=now, in_thread=at_once)
+            retries = Retries(kept / "dead-inputs", b"s" * 32, at_gateway.network, now=now)
             gateway = Gateway(
-                at_gateway.person.key, SWARM, at_gateway.network, at_gateway.rpc, swarm, replays, journal,
+                at_gateway.person.key, SWARM, at_gateway.network, at_gateway.rpc, swarm, replays, journal, retries,
                 metrics=counts, settings=replace_settings(**settings), now=now, draw=lambda: 0.5,
             )  # fmt: skip
             await nursery.start(gateway.run)

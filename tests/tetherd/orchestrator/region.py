@@ -146,9 +146,14 @@ class Gateway:
         return (await self.place(token, **changes))[1]
 
     async def settle(
-        self, grant: Grant, end: JobEnd = "done", *receipts: SignedReceipt, cause: str = ""
+        self,
+        grant: Grant,
+        end: JobEnd = "done",
+        *receipts: SignedReceipt,
+        cause: str = "",
+        input: bytes = b"",
     ) -> None:
-        settlement = Settlement(grant.job, grant.attempt, end, receipts, 0.5, cause)
+        settlement = Settlement(grant.job, grant.attempt, end, receipts, 0.5, cause, input)
         await self.node.rpc.ask(self.leader, SETTLE, settlement, timeout_s=5.0)
 
     async def renew(self, grant: Grant) -> None:
