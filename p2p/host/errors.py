@@ -15,6 +15,10 @@ class PeerFault(Exception):
     """The peer sent what its protocol forbids: it loses the connection, and is remembered for it."""
 
 
+class NotAuthentic(PeerFault):
+    """Bytes on the way were changed, repeated or left out: over a relay, that need not be the peer."""
+
+
 class ConnectionLost(Exception):
     """The connection ended, at whatever layer it was noticed: nobody's fault as far as anyone can tell."""
 

@@ -28,7 +28,7 @@ from p2p.host.addresses import (
 )
 from p2p.host.apart import Apart
 from p2p.host.connection import Connection, agree
-from p2p.host.errors import HOSTILE_BYTES, PeerFault
+from p2p.host.errors import HOSTILE_BYTES, NotAuthentic, PeerFault
 from p2p.host.handshake import Gate
 from p2p.host.interfaces import own_ips
 from p2p.host.paths import Path, path_of
@@ -376,8 +376,12 @@ class Switch:
         try:
             await connection.run(handlers, serve, self._tasks)
         except PeerFault as fault:
-            self._breaches.mark(connection.peer, BREACH, trio.current_time())
-            _log.warning("peer dropped", peer=connection.peer, detail=str(fault))
+            relay = connection.path.relay
+            if relay is None or not isinstance(
+                fault, NotAuthentic
+            ):  # a relay could have two members shut out
+                self._breaches.mark(connection.peer, BREACH, trio.current_time())
+            _log.warning("peer dropped", peer=connection.peer, relay=relay, detail=str(fault))
         finally:
             self._standing.forget(connection)
 

@@ -11,7 +11,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from p2p.host.errors import ConnectionLost, PeerFault
+from p2p.host.errors import ConnectionLost, NotAuthentic
 
 LENGTH_BYTES: Final = 2
 TAG_BYTES: Final = 16
@@ -82,7 +82,7 @@ class Opener:
                 break
             length = size - TAG_BYTES
             if length < 0:
-                raise PeerFault("A Noise message is shorter than its tag.")
+                raise NotAuthentic("A Noise message is shorter than its tag.")
             if self.count > LAST_NONCE:
                 raise ConnectionLost("The key of this connection is used up.")
             try:
@@ -93,7 +93,7 @@ class Opener:
                     plain[written : written + length],
                 )
             except InvalidTag as error:
-                raise PeerFault("A Noise message is not authentic.") from error
+                raise NotAuthentic("A Noise message is not authentic.") from error
             self.count += 1
             used = end
             written += length

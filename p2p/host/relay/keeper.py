@@ -38,6 +38,8 @@ LONGEST_S: Final = 7200.0
 SEARCH_S: Final = (1.0, 60.0)
 """Between two questions to the DHT while relays are missing: at first, and in the end."""
 ADDRESSES_A_RELAY: Final = 3
+SPARE_S: Final = 0.1
+"""Between two rounds."""
 
 _log = structlog.get_logger()
 
@@ -105,7 +107,7 @@ class Keeper:
     async def _search(self) -> None:
         pause_s, longest_s = SEARCH_S
         while True:
-            if self._reach.verdict is Reachability.PRIVATE and len(self.held) < WANTED:
+            if self._missing():
                 try:
                     for found in await self._find():
                         self._candidate(found.peer, found.addresses)
@@ -129,22 +131,30 @@ class Keeper:
     async def _round(self) -> float:
         """Ask whom there is to ask now. When to look again, monotonic."""
         now = trio.current_time()
-        if self._reach.verdict is not Reachability.PRIVATE:
+        if self._reach.verdict is Reachability.PUBLIC:
             self.held.clear()
             return inf
         self.held = {peer: held for peer, held in self.held.items() if held.until_s > now}
-        due = [peer for peer, held in self.held.items() if held.renew_s <= now]
-        if due or len(self.held) < WANTED:
-            wanted = choose(self._known.items(), self.held, WANTED, now)
+        due = [peer for peer in self.held if self._due_s(peer) <= now]
+        if due or self._missing():
+            sure = self._reach.verdict is Reachability.PRIVATE
+            wanted = choose(self._known.items(), self.held, WANTED, now) if sure else []
             async with trio.open_nursery() as nursery:
-                for peer in wanted:
-                    if peer in due or peer not in self.held:
-                        nursery.start_soon(self._reserve, peer)
+                for peer in {*due, *(peer for peer in wanted if peer not in self.held)}:
+                    nursery.start_soon(self._reserve, peer)
             self._let_go(wanted)
-        times = [held.renew_s for held in self.held.values()]
-        if len(self.held) < WANTED:
+        times = [self._due_s(peer) for peer in self.held]
+        if self._missing():
             times += [one.retry_s for peer, one in self._known.items() if peer not in self.held]
-        return max(min(times, default=inf), trio.current_time() + 0.1)
+        return max(min(times, default=inf), trio.current_time() + SPARE_S)
+
+    def _due_s(self, relay: PeerId) -> float:
+        """When to renew; not before a relay that failed may be asked again."""
+        return max(self.held[relay].renew_s, self._candidate(relay, ()).retry_s)
+
+    def _missing(self) -> bool:
+        """Whether to look for more; while a verdict is doubted, what is held is kept, and no more."""
+        return self._reach.verdict is Reachability.PRIVATE and len(self.held) < WANTED
 
     def _let_go(self, wanted: Sequence[PeerId]) -> None:
         """Of more than enough, those that others were preferred to; the relay forgets them in time."""

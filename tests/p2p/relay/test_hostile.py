@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 
@@ -169,3 +171,67 @@ async def test_a_relay_whose_budget_is_used_up_slows_down_and_holds_no_more_than
         with trio.move_on_after(1.0):
             await stream.write(bytes(4_000_000))
         assert heard <= 200_000 * (trio.current_time() - began + 0.5) + 65_536
+
+
+@pytest.mark.parametrize("meddle", [False, True], ids=["reads along", "changes a byte"])
+async def test_a_relay_learns_nothing_and_changes_nothing_unnoticed(meddle: bool) -> None:
+    swarm = make_swarm(3)
+    seen = bytearray()
+    async with (
+        open_node(swarm, 0) as relay,
+        open_hidden(swarm, 1, relay, reserve=False) as alice,
+        open_hidden(swarm, 2, relay, reserve=False) as bob,
+    ):
+
+        async def carry(source: Stream, target: Stream) -> None:
+            with suppress(TetherError):
+                while data := await source.read(65_536):
+                    seen.extend(data)
+                    if meddle and len(seen) > 20_000:
+                        data = bytes([data[0] ^ 1]) + data[1:]
+                    await target.write(data)
+                await target.close()
+
+        async def hop(source: Stream) -> None:
+            asked = read_hop(await Frames(source, MAX_BYTES).one())
+            if asked.kind == RESERVE:
+                granted = Hop(STATUS, Status.OK, expires=1, addresses=relay.addresses())
+                await source.write(framed(write_hop(granted)))
+                return
+            assert asked.peer is not None
+            call = write_stop(Stop(STOP_CONNECT, peer=source.peer))
+            target = await relay.open_stream(asked.peer, STOP)
+            await target.write(framed(call))
+            frames = Frames(target, MAX_BYTES)
+            assert read_stop(await frames.one()).status is Status.OK
+            await source.write(framed(write_hop(Hop(STATUS, Status.OK))) + frames.rest())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(carry, source, target)
+                nursery.start_soon(carry, target, source)
+
+        relay.handle(HOP, hop)
+        bob.reach.found(Reachability.PRIVATE)
+        await until(lambda: len(bob.addresses()) == 1)
+        heard = bytearray()
+
+        async def listen(stream: Stream) -> None:
+            while part := await stream.read(65_536):
+                heard.extend(part)
+
+        bob.handle("/listen/1", listen)
+        gone = trio.Event()
+        alice.watch(lambda peer, up: None if up or peer != bob.peer_id else gone.set())
+        await alice.connect(behind(bob))
+        said = b"a secret that is said again and again, " * 3_000
+        stream = await alice.open_stream(bob.peer_id, "/listen/1")
+        with suppress(TetherError):
+            await stream.write(said)
+        await until(lambda: heard == said or gone.is_set())
+        assert gone.is_set() is meddle
+        assert said.startswith(heard)
+        assert len(seen) > 20_000 and b"secret" not in seen and b"/listen/1" not in seen
+        if meddle:
+            meddle = False
+            seen.clear()
+            await alice.connect(behind(bob))
+            assert bob.peer_id in alice.peers()
