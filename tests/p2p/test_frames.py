@@ -102,7 +102,8 @@ def test_blocks_are_plain_msgpack_arrays_that_any_implementation_reads() -> None
     frames = [Open(7, "infer", 1500, 262_144, 0, b"request"), Failed(7, WireError("CAPACITY", "Full."))]
     wire = pack(Block(3, list(frames)))
     assert int.from_bytes(wire[:4], "big") == len(wire) - 4
-    failed = [11, 7, {"code": "CAPACITY", "detail": "Full.", "field": None, "retryAfterS": None}]
+    error = {"code": "CAPACITY", "detail": "Full.", "field": None, "retryAfterS": None, "rates": None}
+    failed = [11, 7, error]
     opened = [3, 7, "infer", 1500, 262_144, 0, b"request"]
     assert msgpack.unpackb(wire[4:]) == [2, 3, [opened, failed], False, None]
     later = [2, 5, [[8, 7, b"message", "a field of a later version"]], False, None, "another"]
