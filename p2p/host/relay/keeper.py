@@ -162,7 +162,7 @@ class Keeper:
             del self.held[peer]
 
     async def _reserve(self, relay: PeerId) -> None:
-        candidate = self._known[relay]
+        candidate = self._candidate(relay, ())
         try:
             stream = await hop_stream(self._switch, relay, candidate.addresses)
             began = trio.current_time()
