@@ -33,6 +33,7 @@ def join(
     http: str | None = None,
     data_dir: str | None = None,
     store: str | None = None,
+    store_replica: str | None = None,
     dlq: str | None = None,
     max_tokens_per_second: float | None = None,
     rate_limit: float | None = None,
@@ -71,6 +72,8 @@ def join(
         Where keys, ledger and models are kept. Default ~/.local/share/tether.
     store
         The ledger: sqlite (default), postgresql://… (better in TETHER_STORE, which no process list shows) or memory.
+    store_replica
+        A streaming replica of that PostgreSQL, for lists and reports (better in TETHER_STORE_REPLICA).
     dlq
         Dead letters: redis://… (better in TETHER_DLQ). Default: in the ledger.
     max_tokens_per_second
@@ -95,6 +98,7 @@ def join(
         "http.bind": http,
         "data_dir": data_dir,
         "store": store,
+        "store_replica": store_replica,
         "dlq": dlq,
         "worker.max_tokens_per_second": max_tokens_per_second,
         "models.lend_mb_s": rate_limit,

@@ -109,6 +109,8 @@ class Config(Section, frozen=True):
     data_dir: Path = Path()
     store: str = "sqlite"
     """The ledger: sqlite (in the data directory), postgresql://… (the region's own), or memory (forgets at the end)."""
+    store_replica: str = ""
+    """A streaming replica of that PostgreSQL, which lists and reports are read from while it answers."""
     dlq: str = ""
     """Dead letters: redis://… (a stream; the ledger's own table while it is away); empty: in that table."""
     idle_connections: int | None = None
@@ -179,6 +181,8 @@ def _checked(config: Config) -> Config:
     if config.store not in ("sqlite", "memory") and not is_postgres_url(config.store):
         kind = config.store.split(":")[0]
         raise _wrong("store", f"{kind!r} is not built in; it has to be sqlite, postgresql://… or memory")
+    if config.store_replica and not (is_postgres_url(config.store_replica) and is_postgres_url(config.store)):
+        raise _wrong("store_replica", "it has to be postgresql://…, a replica of the one that store names")
     if config.dlq and not config.dlq.startswith(("redis://", "rediss://")):
         raise _wrong("dlq", "it has to be redis://… or rediss://…; without it letters are in the ledger")
     rate = config.worker.max_tokens_per_second

@@ -126,7 +126,9 @@ class Duties:
 
     async def _orchestrate(self, parts: trio.Nursery, node: Node) -> None:
         self._swarm_id = node.papers.member.certificate.swarm_id
-        store = self._store = await open_store(self._config.store, self._data.ledger)
+        store = self._store = await open_store(
+            self._config.store, self._data.ledger, self._config.store_replica
+        )
         office = await parts.start(self._keep_letters, store)
         self._letters = letter_routes(office, partial(_ask_again, node))
         self.orchestrator = Orchestrator(

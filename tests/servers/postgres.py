@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.sources import ROOT
+
 
 @dataclass
 class PostgresServer:
@@ -96,36 +98,53 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(*settings: str) -> Iterator[PostgresServer]:
-    """Skips the test, saying why, where PostgreSQL is not installed. settings: such as fsync=off."""
+def postgres_server(*settings: str, parent: Path | None = None) -> Iterator[PostgresServer]:
+    """Skips the test, saying why, where PostgreSQL is not installed.
+
+    settings: such as fsync=off; parent: the folder to be in, if not the one for temporary files.
+    """
+    with _folder(parent) as (binaries, folder, user):
+        command = [binaries / "initdb", "-D", folder / "data", "-U", user, "-A", "trust", "-E", "UTF8"]
+        options = ["--no-sync", "--locale=C", "--wal-segsize=1"]
+        subprocess.run([*command, *options], check=True, capture_output=True, cwd=folder, **_as(user))
+        yield from _running(PostgresServer(binaries, folder, _free_port(), user, settings))
+
+
+@contextmanager
+def standby_of(primary: PostgresServer) -> Iterator[PostgresServer]:
+    """A streaming replica, made as deploy/postgres/make-replica.sh makes it."""
+    with _folder(None) as (binaries, folder, user):
+        script = ROOT / "deploy" / "postgres" / "make-replica.sh"
+        environ = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
+        command = ["bash", "-s", primary.url("postgres"), folder / "data"]
+        with script.open() as text:
+            subprocess.run(
+                command, stdin=text, check=True, capture_output=True, cwd=folder, env=environ, **_as(user)
+            )
+        yield from _running(PostgresServer(binaries, folder, _free_port(), user, primary.settings))
+
+
+def _running(server: PostgresServer) -> Iterator[PostgresServer]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.signal_all(signal.SIGCONT)
+        server.kill(signal.SIGINT)
+
+
+@contextmanager
+def _folder(parent: Path | None) -> Iterator[tuple[Path, Path, str]]:
+    """The programs, a folder that PostgreSQL's user owns, and that user."""
     binaries = _binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    folder = Path(tempfile.mkdtemp(prefix="tether-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="tether-pg-", dir=parent))
     try:
         if os.geteuid() == 0:
             shutil.chown(folder, user)
-        command = [
-            binaries / "initdb",
-            "-D",
-            folder / "data",
-            "-U",
-            user,
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-sync",
-        ]
-        subprocess.run([*command, "--locale=C"], check=True, capture_output=True, cwd=folder, **_as(user))
-        server = PostgresServer(binaries, folder, _free_port(), user, settings)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.signal_all(signal.SIGCONT)
-            server.kill(signal.SIGINT)
+        yield binaries, folder, user
     finally:
         shutil.rmtree(folder)
 

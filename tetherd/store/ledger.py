@@ -17,6 +17,7 @@ from tetherd.store.job_rows import Change, Metered, change, select
 from tetherd.store.merge import merged
 from tetherd.store.metered import Overtaken, metered, read_accounts
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord, Terms, UsageRow
+from tetherd.store.reports import Reports
 from tetherd.store.usage import read_usage, write_usage
 
 MAX_JOBS: Final = 100_000
@@ -28,15 +29,19 @@ OVERTAKEN: Final = 8
 
 
 class SqlStore:
-    """Implements `Store`. A sweep leaves at most max_jobs rows, unless more are running; None: any number."""
+    """Implements `Store`. A sweep leaves at most max_jobs rows, unless more are running; None: any number.
 
-    def __init__(self, database: Database, *, max_jobs: int | None = MAX_JOBS) -> None:
+    replica: the URL of a streaming replica that reports are read from, or empty.
+    """
+
+    def __init__(self, database: Database, *, max_jobs: int | None = MAX_JOBS, replica: str = "") -> None:
         self.database: Final = database
         self.shared: Final = database.dialect == "postgresql"
         self.now = database.now
         self._max_jobs = max_jobs
         self._plain = Batcher(self._carry_out)
         self._metered = Batcher(self._carry_out_metered)
+        self._reports = Reports(database, replica)
         self._usage_since = 0.0
 
     async def claim(
@@ -115,10 +120,11 @@ class SqlStore:
     async def find(self, prefix: str) -> Sequence[JobRecord]:
         if (span := jobs.span_of(prefix)) is None:
             return []
-        return await self._select("WHERE job BETWEEN ? AND ? ORDER BY job LIMIT 10", *span)
+        where = "WHERE job BETWEEN ? AND ? ORDER BY job LIMIT 10"
+        return await self._reports.each(lambda: select(where, *span))
 
     async def recent(self, limit: int = 50) -> Sequence[JobRecord]:
-        return await self._select("ORDER BY created DESC, job LIMIT ?", limit)
+        return await self._reports.each(lambda: select("ORDER BY created DESC, job LIMIT ?", limit))
 
     async def accounts(self, subjects: Sequence[str]) -> Sequence[Account]:
         return await self.database.each(lambda: read_accounts(subjects))
@@ -126,9 +132,10 @@ class SqlStore:
     async def usage_rows(
         self, since: float, until: float, *, after: bytes = b"", limit: int = 1_000
     ) -> Sequence[UsageRow]:
-        return await self.database.each(lambda: read_usage(since, until, after, limit))
+        return await self._reports.each(lambda: read_usage(since, until, after, limit))
 
     async def close(self) -> None:
+        await self._reports.close()
         await self.database.close()
 
     async def _release(self, now: float) -> None:
