@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from benchmarks import calls, hostile, idle, join, ledger, network, punch
 from benchmarks.artifacts import suite as artifacts
+from benchmarks.engine import suite as engine
 from benchmarks.report import Row, publish
 from benchmarks.transport import suite as transport
 
@@ -22,6 +23,7 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "hostile": (hostile.measure,),
     "idle": (idle.measure,),
     "ledger": (ledger.measure,),
+    "engine": (engine.measure,),
     "punch": (punch.measure,),
     "transport": (transport.measure,),
     "artifacts": (artifacts.measure,),

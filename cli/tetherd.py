@@ -38,6 +38,9 @@ def join(
     max_tokens_per_second: float | None = None,
     rate_limit: float | None = None,
     cache_size: float | None = None,
+    exact: Literal["auto", "on", "off"] | None = None,
+    memory: float | None = None,
+    threads: int | None = None,
     log_format: Literal["text", "json"] | None = None,
     config: Annotated[Path | None, Parameter(help="A TOML file with any of the settings.")] = None,
 ) -> None:
@@ -82,6 +85,13 @@ def join(
         Megabytes a second that model files may take of the line, each way. Tokens go first in any case.
     cache_size
         Gigabytes of disk that fetched models may take together.
+    exact
+        auto (default): answers that a seed repeats to the bit, from models that show at load that they can; on: only
+        such models are served; off: the faster way.
+    memory
+        GB that each engine may take, weights included. Default: half of what is free beside the weights.
+    threads
+        Threads of each engine. Default: from the cores and the model's size.
     log_format
         text, or json: one object a line.
     """
@@ -104,6 +114,9 @@ def join(
         "models.lend_mb_s": rate_limit,
         "models.fetch_mb_s": rate_limit,
         "models.cache_gb": cache_size,
+        "worker.exact": exact,
+        "worker.memory_gb": memory,
+        "worker.threads": threads,
         "telemetry.log_format": log_format,
     }
     try:

@@ -6,6 +6,7 @@ something about a prompt. Only what the content has no part in (a dead engine, a
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Final
 import trio
 
 from inference.engine import Engine, Finish, Generation, Prompt, Tokens
+from inference.recipe import as_fast
 from inference.worker_metrics import WorkerMetrics
 from p2p.chain import CHAIN_START, next_link
 from p2p.content import ChunkBody, Sampling, SealedInput, Usage
@@ -113,7 +115,14 @@ class Attempt:
         if len(content.resume) > max_tokens:
             detail = f"{len(content.resume)} tokens are resumed after, of {max_tokens}."
             raise TetherError(FIELD_INVALID, detail, field="resume")
-        return Generation(prompt, max_tokens, content.sampling, content.resume)
+        return Generation(
+            prompt,
+            max_tokens,
+            content.sampling,
+            content.resume,
+            scope=prefix_scope(grant),
+            exact=content.sampling.exact,
+        )
 
     def _max_tokens(self, prompt_tokens: int, context_tokens: int) -> int:
         """What was asked for, or what fits. Raises TetherError(FIELD_INVALID | CONTEXT_EXCEEDED | OUT_OF_RANGE)."""
@@ -173,13 +182,14 @@ class Attempt:
             position=tokens.position,
             logprobs=tokens.logprobs,
             finish=finish,
-            usage=Usage(self.prompt_tokens, self.position),
+            usage=Usage(self.prompt_tokens, self.position, tokens.cached),
             receipt=self.receipt(finish),
         )
         await self.writer.write(body, done=True)
 
     def receipt(self, finish: str) -> SignedReceipt:
         """What was done up to here. finish: how it ended, or the code of what ended it."""
+        info = self.engine.info
         receipt = encode(
             Receipt(
                 job=self.grant.job,
@@ -191,7 +201,7 @@ class Attempt:
                 position=self.position,
                 finish=finish,
                 chain=self.writer.chain,
-                build_tag=self.engine.info.build_tag,
+                build_tag=info.build_tag if self.content.sampling.exact else as_fast(info.build_tag),
                 resumed=bool(self.content.resume),
             )
         )
@@ -199,6 +209,16 @@ class Attempt:
 
 
 _FROM_CONTENT: Final = (CONTEXT_EXCEEDED, FIELD_INVALID, GRANT_INVALID, INPUT_QUARANTINED, OUT_OF_RANGE)
+
+
+LOCAL_TENANT: Final = "local"
+"""Whoever asks a gateway over its loopback without a key: another person at each gateway."""
+
+
+def prefix_scope(grant: Grant) -> bytes:
+    """Who may share computed prefixes: the requests of one tenant."""
+    gateway = grant.gateway if grant.tenant == LOCAL_TENANT else ""
+    return hashlib.blake2b(f"{grant.tenant}\0{gateway}".encode(), digest_size=16).digest()
 
 
 def check_sampling(sampling: Sampling) -> None:

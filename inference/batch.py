@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from inference.engine import Finish
 from inference.engine_wire import Generate, Produced
 from inference.native import Context, Logits, Model, Row
 from inference.pace import Pace
+from inference.prefix_cache import PrefixCache, Wanted
+from inference.recipe import EXACT_CHUNK
 from inference.sampler import Sampler, log_probabilities
 from inference.scheduler import Scheduler, Step, Work
 from inference.text import TextStream
@@ -18,12 +20,13 @@ from p2p.errors import FIELD_INVALID, TetherError
 
 @dataclass(slots=True)
 class _Answer:
-    """tokens: prompt and answer; first: where the answer starts in them."""
+    """tokens: prompt and answer; first: where the answer starts in them; cached: how many needed no computing."""
 
     asked: Generate
     text: TextStream
     sampler: Sampler
     tokens: list[int] = field(default_factory=list)
+    cached: int = 0
 
     @property
     def first(self) -> int:
@@ -35,15 +38,17 @@ class _Answer:
 
 
 class Batch:
-    """Answers in the making. chunk: prefill chunk in tokens, the size of a micro-batch."""
+    """Answers in the making. chunk: prefill chunk in tokens of a request that is not exact; what a decode holds."""
 
     def __init__(self, model: Model, context: Context, pace: Pace, *, slots: int, chunk: int) -> None:
         self._model = model
         self._context = context
         self._pace = pace
-        self._scheduler = Scheduler(slots, chunk)
+        self._cache = PrefixCache(slots)
+        self._scheduler = Scheduler(slots, chunk, self)
         self._answers: dict[int, _Answer] = {}
         self._space_first = model.puts_space_first
+        self._keeps_prefixes = model.keeps_prefixes
         self._stalled = False
 
     @property
@@ -72,16 +77,39 @@ class Batch:
             yield self._produced(answer, (), answer.text.close(), "length")
         else:
             self._answers[asked.request] = answer
-            self._scheduler.submit(asked.request, len(answer.tokens))
+            self._scheduler.submit(asked.request, len(answer.tokens), EXACT_CHUNK if asked.exact else None)
 
     def leave(self, request: int) -> None:
-        """Drop an answer; its slot is free for the next step."""
+        """Drop an answer; its slot is free for the next step, and keeps what it holds until somebody needs it."""
         answer = self._answers.pop(request, None)
         if answer is not None:
             answer.sampler.close()
         slot = self._scheduler.leave(request)
         if slot is not None:
-            self._context.clear(slot)
+            self._cache.leave(slot)
+
+    # ── Memory, as the scheduler asks for it ─────────────────────────────────────────────────────────────────────
+
+    def choose(self, request: int, free: Sequence[int]) -> int:
+        return self._cache.choose(self._wanted(request), free)
+
+    def begin(self, request: int, slot: int) -> int:
+        wanted = self._wanted(request)
+        found = self._cache.find(wanted, slot)
+        if found.source != slot:
+            self._context.copy(found.source, slot)
+        self._context.keep(slot, found.length)
+        self._cache.take(slot, wanted, found.length)
+        answer = self._answers[request]
+        answer.cached = min(found.length, len(answer.asked.prompt))
+        return found.length
+
+    def _wanted(self, request: int) -> Wanted:
+        answer = self._answers[request]
+        scope = answer.asked.scope if self._keeps_prefixes else b""
+        return Wanted(answer.tokens, scope, answer.asked.exact)
+
+    # ── One step ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self, now_s: float) -> Iterator[Produced]:
         """Go one step on and yield what came of it; nothing where the pace does not allow a token yet."""
@@ -89,7 +117,10 @@ class Batch:
         self._pace.spend(step.samples)
         self._stalled = not step.decode and step.prefill is None
         for works in _rounds(step):
-            self._context.decode([row for work in works for row in self._rows(work)])
+            exact = any(self._answers[work.request].asked.exact for work in works)
+            self._context.decode([row for work in works for row in self._rows(work)], exact=exact)
+            for work in works:
+                self._cache.fill(work.slot, work.start + work.count)
             last = -1
             drawn: list[tuple[Work, int, tuple[TokenLogprob, ...]]] = []
             for work in works:
@@ -147,7 +178,8 @@ class Batch:
         finish: Finish | None,
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> Produced:
-        return Produced(answer.asked.request, ids, answer.length - len(ids), text, finish, logprobs)
+        position, cached = answer.length - len(ids), answer.cached if finish else 0
+        return Produced(answer.asked.request, ids, position, text, finish, logprobs, cached)
 
     def _text_of(self, asked: Generate) -> TextStream:
         """The text of the answer so far, already shown: only what follows it will be."""

@@ -18,7 +18,7 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine serves. context_tokens: prompt and answer together; slots: requests at a time.
+    """What an engine serves. context_tokens: prompt and answer together; slots: requests at a time; exact: it can be.
 
     build_tag says between which engines the same seed gives the same bytes: model digest, llama.cpp commit, CPU
     features, recipe.
@@ -27,6 +27,7 @@ class EngineInfo:
     context_tokens: int
     slots: int
     build_tag: str
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,16 @@ class Prompt:
 class Generation:
     """One answer to make. prompt: token ids; resume: ids already emitted, sampling goes on at len(resume).
 
-    max_tokens counts the whole answer, resumed ids included.
+    max_tokens counts the whole answer, resumed ids included. scope: requests with the same one may use each other's
+    computed prefixes, b"": nobody's. exact: wherever the engine can; else the faster way.
     """
 
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: Sampling = Sampling()  # noqa: RUF009 it is frozen
     resume: tuple[int, ...] = ()
+    scope: bytes = b""
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Tokens:
     """Some new tokens. position: of the first id in the whole answer; text may lag while a character or a stop is open.
 
     The ids of an end-of-generation token are not among them. finish is set on the last one, whose ids may be empty.
-    logprobs: one for each id where they were asked for.
+    logprobs: one for each id where they were asked for. cached: on the last one, how many tokens of the prompt had not
+    to be computed.
     """
 
     ids: tuple[int, ...]
@@ -64,6 +69,7 @@ class Tokens:
     text: str
     finish: Finish | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    cached: int = 0
 
 
 class Engine(Protocol):

@@ -74,7 +74,14 @@ class _Answer:
         self._read_to_end = self.finished
         if self._failure is None:
             self._changed = trio.Event()
-        return Tokens(produced.ids, produced.position, produced.text, produced.finish, produced.logprobs)
+        return Tokens(
+            produced.ids,
+            produced.position,
+            produced.text,
+            produced.finish,
+            produced.logprobs,
+            produced.cached,
+        )
 
 
 class EngineLink:

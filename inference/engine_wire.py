@@ -20,7 +20,10 @@ class _Said(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Load(_Said, frozen=True):
-    """The first command, and only the first. context_tokens: of each slot; model_sha256: hex."""
+    """The first command, and only the first. context_tokens: of each slot; model_sha256: hex.
+
+    tested: exactness was tested before, in an earlier process; plain_kernels: without those that make K-quants inexact.
+    """
 
     path: str
     slots: int
@@ -29,6 +32,8 @@ class Load(_Said, frozen=True):
     exact: bool
     max_tokens_per_second: float | None
     model_sha256: str
+    tested: bool = False
+    plain_kernels: bool = False
 
 
 class Tokenize(_Said, frozen=True):
@@ -46,6 +51,8 @@ class Generate(_Said, frozen=True):
     resume: tuple[int, ...]
     max_tokens: int
     sampling: Sampling
+    scope: bytes = b""
+    exact: bool = True
 
 
 class Cancel(_Said, frozen=True):
@@ -53,8 +60,11 @@ class Cancel(_Said, frozen=True):
 
 
 class Loaded(_Said, frozen=True):
+    """exact: whether it was asked for and the self-test found it."""
+
     context_tokens: int
     build_tag: str
+    exact: bool
 
 
 class LoadFailed(_Said, frozen=True):
@@ -80,6 +90,7 @@ class Produced(_Said, frozen=True):
     text: str
     finish: Literal["stop", "length"] | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    cached: int = 0
 
     def joined(self, later: Produced) -> Produced:
         """This and what follows it directly, as one."""
@@ -90,6 +101,7 @@ class Produced(_Said, frozen=True):
             self.text + later.text,
             later.finish,
             self.logprobs + later.logprobs,
+            later.cached,
         )
 
 

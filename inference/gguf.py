@@ -59,7 +59,8 @@ _NOT_GGUF: Final = (
 class GgufHeader:
     """What a model file says of itself. size_bytes: of the whole file; parameters: weights in all tensors.
 
-    kv_bytes_per_token: what one token of context costs in memory with an f16 cache; 0 if it cannot be told.
+    kv_bytes_per_token: what one token of context costs in memory with an f16 cache; 0 if it cannot be told. types:
+    ggml's numbers, of the tensors with more than one dimension.
     """
 
     architecture: str
@@ -72,6 +73,7 @@ class GgufHeader:
     name: str = ""
     chat_template: str = ""
     kv_bytes_per_token: int = 0
+    types: frozenset[int] = frozenset()
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -100,6 +102,7 @@ class _Reader:
     size: int
     values: dict[str, Scalar] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    types: set[int] = field(default_factory=set)
 
     def header(self) -> GgufHeader:
         version = self._magic()
@@ -131,6 +134,7 @@ class _Reader:
             name=self._text("general.name"),
             chat_template=self._text("tokenizer.chat_template"),
             kv_bytes_per_token=self._kv_bytes_per_token(architecture),
+            types=frozenset(self.types),
         )
 
     def _magic(self) -> int:
@@ -198,6 +202,8 @@ class _Reader:
                 raise _Bad(f"the tensor {name!r} has an impossible shape or place")
             furthest = max(furthest, offset + weights // block * block_bytes)
             parameters += weights
+            if dimensions > 1:
+                self.types.add(kind)
         data = (self.file.tell() + alignment - 1) // alignment * alignment
         if data + furthest > self.size:
             raise _Bad(f"it is cut short: its tensors end at byte {data + furthest}, the file at {self.size}")

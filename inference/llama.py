@@ -17,6 +17,7 @@ from typing import Final
 import psutil
 import structlog
 import trio
+from msgspec.structs import replace
 
 from inference.engine import EngineInfo, Generation, Prompt, Tokens
 from inference.engine_link import EngineLink, EngineLost
@@ -24,6 +25,7 @@ from inference.engine_wire import Generate, Load, Loaded, LoadFailed, Tokenize
 from inference.gguf import GgufHeader, read_header
 from inference.manifest import hash_file
 from inference.quarantine import DEATHS, Quarantine, digest_of
+from inference.recipe import EXACT_TYPES, may_be_exact
 from inference.sizing import LlamaSettings, size_engine
 from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, INPUT_QUARANTINED, MODEL_INVALID, TetherError
 
@@ -48,7 +50,12 @@ async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIt
     header = await trio.to_thread.run_sync(read_header, path)
     load = await _load_command(path, header, settings)
     link = EngineLink(await _start_process(), hang_s=settings.hang_s)
-    engine = LlamaEngine(path, load, link, await _load(link, path, load), hang_s=settings.hang_s)
+    info = await _load(link, path, load)
+    if settings.exact == "on" and not info.exact:
+        await link.end()
+        detail = f"{path} is not exact on this machine, as --exact on demands: it failed the self-test."
+        raise TetherError(MODEL_INVALID, detail, field="model")
+    engine = LlamaEngine(path, load, link, info, hang_s=settings.hang_s)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.supervise, link)
         yield engine
@@ -60,7 +67,8 @@ class LlamaEngine:
 
     def __init__(self, path: Path, load: Load, link: EngineLink, info: EngineInfo, *, hang_s: float) -> None:
         self._path = path
-        self._load = load
+        # What a self-test found is true of the next process too: the same file on the same machine.
+        self._load = replace(load, exact=info.exact, tested=True)
         self._hang_s = hang_s
         self._quarantine = Quarantine()
         self._under_way: list[bytes] = []
@@ -103,7 +111,13 @@ class LlamaEngine:
         try:
             with link.answer(
                 lambda request: Generate(
-                    request, asked.prompt, asked.resume, asked.max_tokens, asked.sampling
+                    request,
+                    asked.prompt,
+                    asked.resume,
+                    asked.max_tokens,
+                    asked.sampling,
+                    asked.scope,
+                    asked.exact and self._info.exact,
                 )
             ) as tokens:
                 yield tokens
@@ -167,7 +181,8 @@ async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings)
         slots=sizes.slots,
         context_tokens=sizes.context_tokens,
         threads=sizes.threads,
-        exact=settings.exact,
+        exact=may_be_exact(header.types, settings.exact),
+        plain_kernels=settings.exact == "on" and not header.types <= EXACT_TYPES,
         max_tokens_per_second=settings.max_tokens_per_second,
         model_sha256=sha256,
     )
@@ -190,8 +205,8 @@ async def _load(link: EngineLink, path: Path, load: Load) -> EngineInfo:
     """Let a fresh process load the model. Raises TetherError(MODEL_INVALID), and the process is gone then."""
     try:
         match await link.load(load):
-            case Loaded(context_tokens, build_tag):
-                return EngineInfo(context_tokens, load.slots, build_tag)
+            case Loaded(context_tokens, build_tag, exact):
+                return EngineInfo(context_tokens, load.slots, build_tag, exact)
             case LoadFailed(reason):
                 raise TetherError(MODEL_INVALID, f"llama.cpp cannot load {path}: {reason}.", field="model")
             case other:

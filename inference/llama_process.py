@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -38,11 +39,14 @@ from inference.engine_wire import (
 )
 from inference.native import Context, LoadError, Model, Version, start, system_info
 from inference.pace import Pace
-from inference.recipe import EXACT_CHUNK, FAST_CHUNK, build_tag
+from inference.recipe import FAST_CHUNK, build_tag
+from inference.self_test import is_exact
 from p2p.errors import FIELD_INVALID, TetherError
 
 PARENT_GONE: Final = 0
 THREAD_DIED: Final = 1
+SELF_TEST_SEED: Final = 2026
+"""A fixed one: whether a worker is exact must not be a matter of luck."""
 ALIVE_S: Final = 1.0
 
 
@@ -117,16 +121,14 @@ def main() -> None:
     load = _next_command(commands)
     assert isinstance(load, Load), "the first command loads the model"
     start()
-    chunk = EXACT_CHUNK if load.exact else FAST_CHUNK
     try:
-        model = Model(Path(load.path))
+        model = Model(Path(load.path), plain_kernels=load.plain_kernels)
         context = Context(
             model,
             slots=load.slots,
             context_tokens=load.context_tokens,
-            step_tokens=max(chunk, load.slots),
+            step_tokens=max(FAST_CHUNK, load.slots),
             threads=load.threads,
-            exact=load.exact,
         )
         template = ChatTemplate(model.chat_template) if model.chat_template else None
     except LoadError as error:
@@ -135,15 +137,20 @@ def main() -> None:
     except TetherError as error:
         outbox.put(LoadFailed(error.detail))
         return _wait_for_parent(commands)
-    tag = build_tag(load.model_sha256, Version, system_info(), exact=load.exact)
-    outbox.put(Loaded(load.context_tokens, tag))
+
+    def batch(limit: float | None) -> Batch:
+        pace = Pace(limit, time.monotonic())
+        return Batch(model, context, pace, slots=load.slots, chunk=FAST_CHUNK)
+
+    exact = load.exact and (load.tested or is_exact(model, partial(batch, None), seed=SELF_TEST_SEED))
+    tag = build_tag(load.model_sha256, Version, system_info(), exact=exact)
+    outbox.put(Loaded(load.context_tokens, tag, exact))
     inbox = Inbox()
     reader = threading.Thread(
         target=_read_for_ever, args=(commands, inbox, outbox, model, template), daemon=True
     )
     reader.start()
-    pace = Pace(load.max_tokens_per_second, time.monotonic())
-    _step_for_ever(Batch(model, context, pace, slots=load.slots, chunk=chunk), inbox, outbox)
+    _step_for_ever(batch(load.max_tokens_per_second), inbox, outbox)
 
 
 def _step_for_ever(batch: Batch, inbox: Inbox, outbox: Outbox) -> None:

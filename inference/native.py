@@ -6,6 +6,7 @@ Only the engine process imports this. A failed GGML assertion aborts that proces
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,12 @@ class Row:
 class Model:
     """A loaded model and its vocabulary. Raises LoadError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, plain_kernels: bool = False) -> None:
         parameters = c.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        if plain_kernels:
+            parameters.use_extra_bufts = False
+            os.environ["GGML_CPU_TILED_MM"] = "0"
         self.handle: Any = c.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.handle:
             raise LoadError(_last_error())
@@ -56,6 +60,11 @@ class Model:
         self._buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
         tokens = [self.encode(marker, special=True) for marker in MARKERS]
         self._shown = {ids[0] for ids in tokens if len(ids) == 1}
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether the memory of a text's beginning can be cut out of that of the whole: not in recurrent models."""
+        return not (c.llama_model_is_recurrent(self.handle) or c.llama_model_is_hybrid(self.handle))
 
     @property
     def chat_template(self) -> str:
@@ -131,20 +140,18 @@ class Logits:
 class Context:
     """The memory and the batch of one model. step_tokens: rows a decode may have. Raises LoadError.
 
-    exact: recipe R1. With flash attention and a cache that is not shared between the slots, logits are the same to the
-    bit in every order and company if no micro-batch has 64 rows (ggml then takes a tiled kernel) and single rows are
-    computed by one thread (a lone query splits a long cache by the number of threads).
+    Recipe R1: with flash attention and a cache that is not shared between the slots, logits are the same to the bit in
+    every order and company if no decode has 64 rows of a slot (ggml then takes a tiled kernel) and single rows are
+    computed by one thread (a lone query splits a long cache by the number of threads). Both belong to a decode, so
+    exact and fast requests share a context.
     """
 
-    def __init__(
-        self, model: Model, *, slots: int, context_tokens: int, step_tokens: int, threads: int, exact: bool
-    ):
+    def __init__(self, model: Model, *, slots: int, context_tokens: int, step_tokens: int, threads: int):
         parameters = c.llama_context_default_params()
         parameters.n_ctx = slots * context_tokens
         parameters.n_seq_max = slots
         parameters.n_batch = parameters.n_ubatch = step_tokens
-        parameters.n_threads = 1 if exact else threads
-        parameters.n_threads_batch = threads
+        parameters.n_threads = parameters.n_threads_batch = threads
         parameters.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
         parameters.kv_unified = False
         parameters.no_perf = True
@@ -153,10 +160,15 @@ class Context:
             raise LoadError(_last_error())
         self._memory: Any = c.llama_get_memory(self._handle)
         self._vocabulary_size = model.vocabulary_size
+        self._threads = self._lone_threads = threads
         self._batch: Any = c.llama_batch_init(step_tokens, 0, 1)
 
-    def decode(self, rows: Sequence[Row]) -> None:
-        """Put rows through the model. Raises DecodeError."""
+    def decode(self, rows: Sequence[Row], *, exact: bool) -> None:
+        """Put rows through the model; exact: a lone one on one thread. Raises DecodeError."""
+        lone_threads = 1 if exact else self._threads
+        if lone_threads != self._lone_threads:
+            c.llama_set_n_threads(self._handle, lone_threads, self._threads)
+            self._lone_threads = lone_threads
         batch = self._batch
         for index, row in enumerate(rows):
             batch.token[index] = row.token
@@ -172,9 +184,15 @@ class Context:
         """Of row index in the last decode, which asked for them."""
         return Logits(self._handle, index, self._vocabulary_size)
 
-    def clear(self, slot: int) -> None:
-        """Forget what a slot holds."""
-        c.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def keep(self, slot: int, tokens: int) -> None:
+        """Forget what a slot holds beyond its first tokens."""
+        if not c.llama_memory_seq_rm(self._memory, slot, tokens or -1, -1):
+            raise DecodeError(f"llama.cpp cannot cut a slot after {tokens} tokens")
+
+    def copy(self, source: int, target: int) -> None:
+        """Give a slot all that another one holds: in memory that is not shared, a part would abort the process."""
+        self.keep(target, 0)
+        c.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
 
 class Candidates:

@@ -3,19 +3,24 @@
     submit ──> waiting ──a slot is free──> prefill ──all but the last token are in──> decode ──leave──> gone
                   └────────────────────────────── leave (cancel) ──────────────────────┘
 
-- Slots are given first come, first served; the lowest free one first, because llama.cpp runs neighbours in one go.
+- Slots are given first come, first served; which one, the memory says.
 - A step takes one token of every decoding request and one chunk of the oldest prefilling one, so that a long prompt
   delays the others by one chunk at a time and nobody waits for ever.
 - A chunk ends where its request's position is a multiple of the chunk size, whatever else is going on: the model
-  then sees the same shapes alone and in company, which is half of what makes answers reproducible.
+  then sees the same shapes alone and in company, which is half of what makes answers reproducible. The size is the
+  request's own: an exact one goes in by smaller chunks.
+- A prompt begins after what its `Memory` has of it already, which is asked when its first chunk is due, not earlier:
+  of many that begin alike and come together, the first computes what the others then find.
 - A step samples no more tokens than its allowance; the requests take turns at it.
 """
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +53,41 @@ class _Running:
     request: int
     slot: int
     known: int
+    chunk: int
     done: int = 0
+    begun: bool = False
+
+
+class Memory(Protocol):
+    """What slots hold from before."""
+
+    def choose(self, request: int, free: Sequence[int]) -> int:
+        """Pick one of the free slots, of which there is at least one."""
+        ...
+
+    def begin(self, request: int, slot: int) -> int:
+        """Prepare the slot. Returns how many of the request's tokens, not all, are in it already."""
+        ...
+
+
+class NoMemory:
+    """The lowest free slot, empty."""
+
+    def choose(self, request: int, free: Sequence[int]) -> int:
+        return free[0]
+
+    def begin(self, request: int, slot: int) -> int:
+        return 0
 
 
 class Scheduler:
-    """Requests by id. slots: how many at a time; chunk: prefill chunk size in tokens."""
+    """Requests by id. slots: how many at a time; chunk: prefill chunk size in tokens, where a request has no own."""
 
-    def __init__(self, slots: int, chunk: int) -> None:
+    def __init__(self, slots: int, chunk: int, memory: Memory = NoMemory()) -> None:  # noqa: B008 it keeps nothing
         self._chunk = chunk
+        self._memory = memory
         self._free = list(range(slots))
-        self._waiting: deque[tuple[int, int]] = deque()
+        self._waiting: deque[tuple[int, int, int]] = deque()
         self._running: dict[int, _Running] = {}
         self._turns: deque[_Running] = deque()
 
@@ -73,18 +103,18 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._waiting and not self._running
 
-    def submit(self, request: int, tokens: int) -> None:
+    def submit(self, request: int, tokens: int, chunk: int | None = None) -> None:
         """Queue a request whose first tokens (at least one) are known: its prompt, and what it resumes after."""
-        self._waiting.append((request, tokens))
+        self._waiting.append((request, tokens, chunk or self._chunk))
 
     def leave(self, request: int) -> int | None:
-        """Forget a request: finished, cancelled or evicted. Returns the slot it had, whose memory is to be cleared."""
+        """Forget a request: finished, cancelled or evicted. Returns the slot that it had."""
         running = self._running.pop(request, None)
         if running is None:
             self._waiting = deque(entry for entry in self._waiting if entry[0] != request)
             return None
         self._turns.remove(running)
-        heapq.heappush(self._free, running.slot)
+        bisect.insort(self._free, running.slot)
         return running.slot
 
     def plan(self, allowance: int) -> Step:
@@ -93,7 +123,11 @@ class Scheduler:
         decode: list[Work] = []
         prefill: Work | None = None
         for running in list(self._turns):
-            end = min(running.known, (running.done // self._chunk + 1) * self._chunk)
+            if not running.begun:
+                if prefill is not None and running.known > 1:
+                    continue
+                running.done, running.begun = self._memory.begin(running.request, running.slot), True
+            end = min(running.known, (running.done // running.chunk + 1) * running.chunk)
             samples = end == running.known
             if samples and not allowance:
                 continue
@@ -115,8 +149,9 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and self._free:
-            request, tokens = self._waiting.popleft()
-            # A prefix cache would let a request start at the first position that is not in its slot yet.
-            running = _Running(request, heapq.heappop(self._free), tokens)
+            request, tokens, chunk = self._waiting.popleft()
+            slot = self._memory.choose(request, tuple(self._free))
+            self._free.remove(slot)
+            running = _Running(request, slot, tokens, chunk)
             self._running[request] = running
             self._turns.append(running)

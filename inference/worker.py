@@ -18,6 +18,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from inference.attempt import Attempt, ChunkWriter
 from inference.engine import Engine
 from inference.grants import check_grant
+from inference.held_prefixes import HeldPrefixes, check_prefixes
 from inference.manifest import Manifest
 from inference.slots import Slots
 from inference.worker_metrics import NoMetrics, Rate, WorkerMetrics
@@ -131,6 +132,7 @@ class Worker:
         self._unheard_of = trio.Event()
         self._idle = trio.Event()
         self._rate = Rate()
+        self._prefixes = HeldPrefixes()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve RESERVE, RELEASE and INFER, and renew the leases of what runs, until cancelled."""
@@ -153,13 +155,18 @@ class Worker:
             gpu_class="cpu",
             model_cache=tuple(
                 ServedModel(
-                    model.manifest.name, model.manifest.version, digest, model.engine.info.context_tokens
+                    model.manifest.name,
+                    model.manifest.version,
+                    digest,
+                    model.engine.info.context_tokens,
+                    exact=model.engine.info.exact,
                 )
                 for digest, model in self._models.items()
             ),
             load=self._slots.load(self._now()),
             tokens_per_second=self._rate.per_second(trio.current_time()),
             free_bytes=psutil.virtual_memory().available,
+            prefixes=self._prefixes.digests(),
             build_tags={digest: model.engine.info.build_tag for digest, model in self._models.items()},
         )
 
@@ -260,6 +267,8 @@ class Worker:
                 if attempt.accepted and outcome not in FINISHED:
                     self._unheard.append(attempt.receipt(outcome))
                     self._unheard_of.set()
+                if attempt.prompt_tokens:
+                    self._prefixes.add(content.prefixes)
                 span.set_attribute("tether.outcome", outcome)
                 span.set_attribute("tether.prompt_tokens", attempt.prompt_tokens)
                 span.set_attribute("tether.sampled_tokens", attempt.position - len(content.resume))
@@ -309,7 +318,10 @@ class Worker:
 
 
 def open_content(plain: bytes, grant: Grant) -> SealedInput:
-    """Read what was sealed and check that it is what the grant was given for. Raises FRAME_INVALID | GRANT_INVALID."""
+    """Read what was sealed and check that it is what the grant was given for.
+
+    Raises FRAME_INVALID | GRANT_INVALID | OUT_OF_RANGE.
+    """
     try:
         content = decode(plain, SealedInput)
     except TetherError:
@@ -317,6 +329,7 @@ def open_content(plain: bytes, grant: Grant) -> SealedInput:
         raise TetherError(FRAME_INVALID, "The sealed input is no message of this protocol.") from None
     if (content.messages is None) == (content.prompt is None):
         raise TetherError(FRAME_INVALID, "The sealed input has to hold either messages or a prompt.")
+    check_prefixes(content.prefixes)
     if not 0 < len(content.mac_key) <= MAX_MAC_KEY_BYTES:
         raise TetherError(GRANT_INVALID, "The key of the request MAC is out of bounds.")
     if not hmac.compare_digest(request_mac(content.mac_key, content), grant.request_mac):

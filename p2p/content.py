@@ -40,6 +40,7 @@ class ChatMessage(Message, frozen=True):
 class Sampling(Message, frozen=True):
     """How tokens are drawn. temperature 0 is greedy; seed: set by the gateway; json_schema: JSON text, "" for none.
 
+    exact: reproducible to the bit where the worker can; false: the faster way.
     logprobs: how many of the likeliest tokens to tell beside each drawn one; -1: not even that one's probability.
     """
 
@@ -56,13 +57,14 @@ class Sampling(Message, frozen=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
     json_schema: str = ""
     logprobs: int = -1
+    exact: bool = True
 
 
 class SealedInput(Message, frozen=True):
     """What is inside the seal of an Infer.Request: the content, and the key of the request MAC.
 
     Exactly one of messages and prompt is set. resume: token ids already emitted, all of them; the worker goes on
-    at position len(resume). tools: what the model is told that it may call.
+    at position len(resume). tools: what the model is told that it may call. prefixes: as the placement was asked for.
     """
 
     mac_key: bytes
@@ -72,11 +74,15 @@ class SealedInput(Message, frozen=True):
     max_tokens: int | None = None
     resume: tuple[int, ...] = ()
     tools: tuple[Tool, ...] = ()
+    prefixes: tuple[bytes, ...] = ()
 
 
 class Usage(Message, frozen=True):
+    """cached_tokens: of the prompt, those that had not to be computed; they are billed all the same."""
+
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class TokenLogprob(Message, frozen=True):

@@ -66,18 +66,30 @@ class Announcement(Message, frozen=True):
     credential: bytes
 
 
+MAX_PREFIXES: Final = 8
+PREFIX_BYTES: Final = 8
+"""Of a digest that only says "perhaps": another request with the same one merely gains nothing."""
+
+
 class ServedModel(Message, frozen=True):
-    """A model that a worker serves. digest: of its manifest, hex; context_tokens: prompt and answer together."""
+    """A model that a worker serves. digest: of its manifest, hex; context_tokens: prompt and answer together.
+
+    exact: the same seed gives the same bytes at every worker with the same build tag, in any company, resumed anywhere.
+    """
 
     name: str
     version: str
     digest: str
     context_tokens: int
     loaded: bool = True
+    exact: bool = False
 
 
 class HealthReport(Message, frozen=True):
-    """Health.Report. capacity: slots; load: slots in use; queue: requests waiting; rates are of the last minute."""
+    """Health.Report. capacity: slots; load: slots in use; queue: requests waiting; rates are of the last minute.
+
+    prefixes: keyed digests of beginnings that it has computed lately (tetherd.gateway.prefixes), the newest last.
+    """
 
     worker_id: PeerId
     capacity: int
@@ -88,6 +100,7 @@ class HealthReport(Message, frozen=True):
     tokens_per_second: float = 0.0
     free_bytes: int = 0
     build_tags: dict[str, str] = msgspec.field(default_factory=dict)
+    prefixes: tuple[bytes, ...] = ()
 
 
 class Presence(Message, frozen=True):
@@ -163,7 +176,8 @@ class PlacementRequest(Message, frozen=True):
     job: 32 bytes; request_mac: keyed, 32 bytes; max_prompt_tokens: an upper bound, from the byte length.
     last_attempt: the highest that the gateway has seen, 0 for none; exclude: workers that failed this job; cause: why
     the last attempt ended. key_id, proof: of the tenant's API key (tetherd.tenants.keys), empty without one. input: the
-    tenant's keyed digest of what is asked, 16 bytes, or empty.
+    tenant's keyed digest of what is asked, 16 bytes, or empty. exact: a worker that is, before one that is not: the
+    client gave a seed, or an answer goes on. prefixes: keyed digests of the prompt's beginnings, the shortest first.
     """
 
     job: bytes
@@ -182,6 +196,8 @@ class PlacementRequest(Message, frozen=True):
     key_id: str = ""
     proof: bytes = b""
     input: bytes = b""
+    exact: bool = False
+    prefixes: tuple[bytes, ...] = ()
 
 
 class Grant(Message, frozen=True):

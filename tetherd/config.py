@@ -53,6 +53,11 @@ class WorkerConfig(Section, frozen=True):
     """Requests at a time; none: from the memory there is."""
     threads: int | None = None
     """Threads of the engine; none: from the cores and the model's size."""
+    exact: Literal["auto", "on", "off"] = "auto"
+    """Answers that the same seed repeats to the bit (docs/exactness.md). auto: where a model shows at load that it can;
+    on: a model that cannot is not served; off: always the faster way."""
+    memory_gb: float | None = None
+    """Of each engine: weights, slots and their contexts. None: half of what is free beside the weights."""
 
 
 class ModelsConfig(Section, frozen=True):
@@ -191,6 +196,8 @@ def _checked(config: Config) -> Config:
     for name, count in (("slots", config.worker.slots), ("threads", config.worker.threads)):
         if count is not None and not 1 <= count <= 1024:
             raise _wrong(f"worker.{name}", "it has to be between 1 and 1024")
+    if (memory := config.worker.memory_gb) is not None and not 0 < memory < 1e6:
+        raise _wrong("worker.memory_gb", "it has to be greater than 0")
     limits = config.models
     for name in ("cache_gb", "lend_mb_s", "fetch_mb_s"):
         if (limit := getattr(limits, name)) is not None and not 0 < limit < 1e9:

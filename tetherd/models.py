@@ -18,6 +18,7 @@ from tetherd.phases import Phases
 from tetherd.registry.library import Library
 from tetherd.registry.local import LocalModel, find_local, sort_references
 
+GB: Final = 1_000_000_000
 HASHED_SHARE: Final = 0.5
 """Of a model's progress, what hashing counts; loading is the rest."""
 
@@ -74,10 +75,14 @@ class ModelHouse:
             threads=self._config.threads,
             max_tokens_per_second=self._config.max_tokens_per_second,
             model_sha256=manifest.files[0].sha256,
+            exact=self._config.exact,
+            memory_bytes=int(self._config.memory_gb * GB) if self._config.memory_gb else None,
         )
         async with open_llama(model.path, settings) as engine:
             self.loaded[manifest.digest] = LoadedModel(manifest, engine)
-            self._phases.reached("model", f"{manifest.name}@{manifest.version}, {engine.info.slots} slots")
+            mode = "exact" if engine.info.exact else "not exact"
+            told = f"{manifest.name}@{manifest.version}, {engine.info.slots} slots, {mode}"
+            self._phases.reached("model", told)
             task_status.started()
             await trio.sleep_forever()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from inference.batch import Batch
 from inference.demo import MODEL_PATH
@@ -13,6 +15,7 @@ from inference.engine_wire import Generate, Produced, Report
 from inference.llama_process import joined
 from inference.native import Context, Model, start
 from inference.pace import Pace
+from inference.self_test import is_exact
 from p2p.content import Sampling
 
 SLOTS, CHUNK = 3, 32
@@ -26,12 +29,12 @@ def model() -> Iterator[Model]:
 
 
 def batch(model: Model, rate: float | None = None) -> Batch:
-    context = Context(model, slots=SLOTS, context_tokens=512, step_tokens=CHUNK, threads=1, exact=True)
-    return Batch(model, context, Pace(rate, 0.0), slots=SLOTS, chunk=CHUNK)
+    context = Context(model, slots=SLOTS, context_tokens=512, step_tokens=256, threads=1)
+    return Batch(model, context, Pace(rate, 0.0), slots=SLOTS, chunk=256)
 
 
-def story(model: Model, request: int, *, max_tokens: int = 400) -> Generate:
-    prompt = tuple(model.encode("Once upon a time " * 9, special=False))
+def story(model: Model, request: int, *, max_tokens: int = 400, times: int = 9) -> Generate:
+    prompt = tuple(model.encode("Once upon a time " * times, special=False))
     return Generate(request, prompt, (), max_tokens, WILD)
 
 
@@ -86,3 +89,69 @@ def test_tokens_that_wait_for_the_pipe_leave_as_one() -> None:
         Produced(1, (), 2, "c", "stop"),
     ]
     assert joined(reports) == [Produced(1, (10, 11), 0, "abc", "stop"), Produced(2, (20,), 5, "x")]
+
+
+def ids_of(made: Batch, asked: Generate) -> tuple[tuple[int, ...], int]:
+    """The whole answer, and how much of the prompt was not computed for it."""
+    produced = [*made.submit(asked)]
+    while not made.idle:
+        produced += made.step(0.0)
+    mine = [one for one in produced if one.request == asked.request]
+    return tuple(token for one in mine for token in one.ids), mine[-1].cached
+
+
+def test_a_prompt_in_the_cache_is_not_computed_again_and_answered_the_same(model: Model) -> None:
+    made = batch(model)
+    first = replace(story(model, 1, max_tokens=40), scope=b"tenant")
+    answer, cached = ids_of(made, first)
+    assert cached == 0
+    assert ids_of(made, replace(first, request=2)) == (answer, (len(first.prompt) - 1) // CHUNK * CHUNK)
+    assert ids_of(made, replace(first, request=3, scope=b"another")) == (answer, 0)
+    assert ids_of(made, replace(first, request=4, scope=b"")) == (answer, 0)
+    assert ids_of(batch(model), first) == (answer, 0)
+
+
+def test_many_that_begin_alike_and_come_together_compute_their_beginning_once(model: Model) -> None:
+    made = batch(model)
+    asked = [
+        replace(story(model, number, max_tokens=6, times=30), scope=b"tenant") for number in range(SLOTS)
+    ]
+    submit(made, *asked)
+    cached: dict[int, int] = {}
+    while not made.idle:
+        cached |= {one.request: one.cached for one in made.step(0.0) if one.finish is not None}
+    assert cached == {0: 0, **{number: (len(asked[0].prompt) - 1) // CHUNK * CHUNK for number in (1, 2)}}
+
+
+def test_the_next_turn_of_a_conversation_begins_where_the_last_answer_ended(model: Model) -> None:
+    made = batch(model)
+    first = replace(story(model, 1, max_tokens=50, times=19), scope=b"tenant")
+    answer, _ = ids_of(made, first)
+    second = replace(first, request=2, prompt=(*first.prompt, *answer, *first.prompt[:20]))
+    expected, _ = ids_of(batch(model), second)
+    again, cached = ids_of(made, second)
+    assert again == expected
+    assert cached == (len(first.prompt) + len(answer) - 1) // CHUNK * CHUNK > len(first.prompt)
+
+
+def test_an_exact_answer_is_the_same_beside_fast_ones_and_after_them(model: Model) -> None:
+    asked = replace(story(model, 1, max_tokens=30), scope=b"tenant")
+    alone, _ = ids_of(batch(model), asked)
+    made = batch(model)
+    ids_of(made, replace(asked, request=2, exact=False))
+    submit(made, replace(asked, request=3, exact=False))
+    assert ids_of(made, asked) == (alone, 0)
+
+
+def test_the_demo_model_passes_the_self_test_and_drawing_without_a_seed_fails_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(model, slots=SLOTS, context_tokens=512, step_tokens=256, threads=1)
+
+    def fresh() -> Batch:
+        return Batch(model, context, Pace(None, 0.0), slots=SLOTS, chunk=CHUNK)
+
+    assert is_exact(model, fresh, seed=1)
+    drawn = itertools.count()
+    monkeypatch.setattr("inference.sampler.position_seed", lambda _seed, _position: next(drawn))
+    assert not is_exact(model, fresh, seed=1)

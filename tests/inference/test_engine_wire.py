@@ -35,7 +35,7 @@ COMMANDS: list[Command] = [
     Cancel(2),
 ]
 REPORTS: list[Report] = [
-    Loaded(512, "tag"),
+    Loaded(512, "tag", True),
     LoadFailed("why"),
     Tokenized(1, (1, 2, 3)),
     Refused(1, WireError("FIELD_INVALID", "why")),

@@ -88,6 +88,7 @@ def test_a_header_says_what_the_model_is(file: Path) -> None:
         vocabulary=3,
         parameters=64,
         size_bytes=len(GOOD),
+        types=frozenset({0}),
         tensors=1,
         version=3,
         name="tiny",

@@ -232,8 +232,8 @@ async def test_control_tokens_in_a_message_are_only_text() -> None:
 
 
 async def test_an_inexact_engine_says_so_and_answers_too() -> None:
-    async with loaded(LlamaSettings(slots=2, exact=False)) as engine:
-        assert engine.info.build_tag.endswith("-fast")
+    async with loaded(LlamaSettings(slots=2, exact="off")) as engine:
+        assert engine.info.build_tag.endswith("-fast") and not engine.info.exact
         assert (await ask(engine, await prompt_of(engine, "Hello!")))[1]
 
 

@@ -68,6 +68,7 @@ class Order:
     created: float
     key: KeyProof | None = None
     input: bytes = b""
+    seed_given: bool = False
 
     @property
     def asker(self) -> tuple[str, str]:
@@ -109,6 +110,7 @@ class Exchange:
         self._unopened = False
         self._spare: dict[PeerId, int] = {}
         self._receipts: list[SignedReceipt] = []
+        self._cached = 0
         self._first_token_s: float | None = None
         self._last_token = 0.0
 
@@ -146,7 +148,7 @@ class Exchange:
                 outcome = "done" if isinstance(end, Finish) else end.error.code.name
                 self._settle(end)
                 if isinstance(end, Finish):
-                    usage = Usage(self._dispatch.prompt_tokens, self._dispatch.position)
+                    usage = Usage(self._dispatch.prompt_tokens, self._dispatch.position, self._cached)
                     await self._send.send(End(end.finish, usage, self._dispatch.attempts))
                 else:
                     self._failure = end.error
@@ -199,6 +201,8 @@ class Exchange:
                 exclude=place.exclude,
                 cause=place.cause,
                 input=order.input,
+                exact=order.seed_given or self._granted is not None,
+                prefixes=order.content.prefixes,
             )
             if order.key is not None:
                 wanted = order.key.sign(wanted, parts.key.node_id)
@@ -243,6 +247,8 @@ class Exchange:
             while True:
                 body = await chunks.next()
                 ending = await self._take(body, granted, chunks, opened)
+                if body.usage is not None:
+                    self._cached = max(0, min(body.usage.cached_tokens, self._dispatch.prompt_tokens))
                 if body.receipt is not None:
                     self._take_receipt(body.receipt, granted, chunks, len(resume))
                 if isinstance(ending, Finish):

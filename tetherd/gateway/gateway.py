@@ -42,6 +42,7 @@ from tetherd.gateway.journal import Journal
 from tetherd.gateway.models import choose, summarize
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
+from tetherd.gateway.prefixes import prefixes_of
 from tetherd.gateway.refusals import Refusals
 from tetherd.gateway.replay import Replays
 from tetherd.gateway.retries import Retries
@@ -223,6 +224,7 @@ class Gateway:
             max_tokens=submission.max_tokens,
             tools=submission.tools,
         )
+        content = replace(content, prefixes=prefixes_of(secret, submission.model, content))
         said = msgspec.msgpack.encode(
             (submission.messages, submission.prompt, submission.sampling, submission.tools)
         )
@@ -253,6 +255,7 @@ class Gateway:
             created=self._now(),
             key=submission.key,
             input=asked.input,
+            seed_given=submission.seed_given,
         )
         self._submissions[asked.job] = submission
         self._parts.refusals.check(order.asker, order.worst_tokens, trio.current_time())

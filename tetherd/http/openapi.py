@@ -60,6 +60,11 @@ _SAMPLING: Final[_Schema] = {
         "type": "integer",
         "description": "the same seed gives the same text on the same build of a worker",
     },
+    "exact": {
+        "type": "boolean",
+        "default": True,
+        "description": "reproducible to the bit where the worker can; false: the faster way",
+    },
     "stop": {"oneOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]},
     "n": {"type": "integer", "minimum": 1, "maximum": MAX_CHOICES, "default": 1},
 }

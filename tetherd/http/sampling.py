@@ -24,6 +24,7 @@ INT64: Final = 2**63
 FIELDS: Final = frozenset(
     {"temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "response_format", "logit_bias"}
     | {"frequency_penalty", "presence_penalty", "repeat_penalty", "logprobs", "top_logprobs"}
+    | {"exact"}
 )
 
 
@@ -44,6 +45,7 @@ def parse_sampling(fields: Fields, *, chat: bool) -> tuple[Sampling, bool]:
         logit_bias=_logit_bias(fields),
         json_schema=_schema(fields),
         logprobs=_logprobs(fields, chat=chat),
+        exact="exact" not in fields or fields.flag("exact"),
     )
     return sampling, seed is not None
 

@@ -213,11 +213,18 @@ def _call_field(call: ToolCall) -> dict[str, Any]:
     }
 
 
-def usage_field(choices: Sequence[Choice]) -> dict[str, int]:
+def usage_field(choices: Sequence[Choice]) -> dict[str, Any]:
     """What was computed, for all choices together: each is a job of its own, its prompt included."""
     prompt = sum(choice.ended.usage.prompt_tokens for choice in choices)
     completion = sum(choice.ended.usage.completion_tokens for choice in choices)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": sum(choice.ended.usage.cached_tokens for choice in choices)
+        },
+    }
 
 
 def tether_field(choices: Sequence[Choice]) -> dict[str, Any]:

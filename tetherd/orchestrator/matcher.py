@@ -1,7 +1,8 @@
 """Which worker gets a job. Pure: two leaders with the same view choose the same one.
 
-Filter (serves the model, did not fail this job, its breaker lets work through, has room), then the less loaded of the
-job's first two by rendezvous hashing (Thaler and Ravishankar 1998): jobs spread evenly, the same job lands on the same
+Filter (serves the model, did not fail this job, its breaker lets work through, has room), then whoever is exact where
+that was asked for, then whoever has computed most of the prompt's beginning before, then the less loaded of the job's
+first two by rendezvous hashing (Thaler and Ravishankar 1998): jobs spread evenly, the same job lands on the same
 worker from any leader, and a busy worker is passed over.
 """
 
@@ -10,28 +11,38 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from p2p.identity import PeerId
 from p2p.messages import ServedModel
 
+BUSY_LOAD: Final = 0.75
+"""Above it a worker's other answers cost a request more than a computed beginning saves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a job asks of a worker. version, digest: "" is any; exclude: those that failed this job."""
+    """What a job asks of a worker. version, digest: "" is any; exclude: those that failed this job.
+
+    exact: one whose answers are reproducible to the bit, if one has room; prefixes: digests of how it begins, the
+    shortest first.
+    """
 
     job: bytes
     model: str
     version: str = ""
     digest: str = ""
     exclude: frozenset[PeerId] = frozenset()
+    exact: bool = False
+    prefixes: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
     """A live worker as the matcher sees it. free: slots that nobody has or was promised, below 0 when overbooked.
 
-    broken: names of models for which its breaker lets nothing through; full: digests of those that it just refused.
+    broken: names of models for which its breaker lets nothing through; full: digests of those that it just refused;
+    prefixes: digests of beginnings that it has computed lately.
     """
 
     peer: PeerId
@@ -40,6 +51,7 @@ class WorkerState:
     free: int
     broken: frozenset[str] = frozenset()
     full: frozenset[str] = frozenset()
+    prefixes: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,11 @@ def match(wish: Wish, workers: Iterable[WorkerState]) -> Match | NoMatch:
         key=lambda choice: weight(wish.job, choice[0].peer),
     )
     first_two = sorted(ranked[:2], key=lambda choice: load(choice[0]))
-    return Match((*first_two, *ranked[2:]))
+    preferred = sorted(
+        (*first_two, *ranked[2:]),
+        key=lambda choice: (wish.exact and not choice[1].exact, -affinity(wish, choice[0])),
+    )
+    return Match(tuple(preferred))
 
 
 def served_by(worker: WorkerState, wish: Wish) -> ServedModel | None:
@@ -94,6 +110,13 @@ def served_by(worker: WorkerState, wish: Wish) -> ServedModel | None:
         and wish.digest in ("", served.digest)
     ]
     return max(found, key=_age, default=None)
+
+
+def affinity(wish: Wish, worker: WorkerState) -> int:
+    """How much of the prompt it has computed, by the rank of the longest beginning; 0 where it has too much to do."""
+    if load(worker) > BUSY_LOAD:
+        return 0
+    return max((rank for rank, one in enumerate(wish.prefixes, 1) if one in worker.prefixes), default=0)
 
 
 def weight(job: bytes, worker: PeerId) -> bytes:

@@ -101,7 +101,16 @@ class Placements:
         """Raises TetherError(MODEL_NOT_FOUND | NO_WORKER | CAPACITY), and what Store.claim raises."""
         until_s = trio.current_time() + min(QUEUE_S, request.deadline_s)
         digest = await self._digest(request)
-        wish = Wish(request.job, request.model_id, request.version, digest, frozenset(request.exclude))
+        excluded = frozenset(request.exclude)
+        wish = Wish(
+            request.job,
+            request.model_id,
+            request.version,
+            digest,
+            excluded,
+            request.exact,
+            request.prefixes,
+        )
         while True:
             seat = await self._room.seat(request.tenant_id, wish, until_s)
             if isinstance(seat, NoMatch):

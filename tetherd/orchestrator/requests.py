@@ -7,7 +7,7 @@ from typing import Final
 
 from p2p.errors import OUT_OF_RANGE, TetherError
 from p2p.job_id import job_id
-from p2p.messages import PlacementRequest, Settlement
+from p2p.messages import MAX_PREFIXES, PREFIX_BYTES, PlacementRequest, Settlement
 
 MAX_DEADLINE_S: Final = 600.0
 """What the openai client waits by default."""
@@ -41,6 +41,8 @@ def check_placement_request(request: PlacementRequest) -> None:
         proof=len(request.proof) in (0, MAC_BYTES),
         input=len(request.input) in (0, INPUT_BYTES),
         exclude=len(request.exclude) <= MAX_EXCLUDED,
+        prefixes=len(request.prefixes) <= MAX_PREFIXES
+        and all(len(digest) == PREFIX_BYTES for digest in request.prefixes),
     )
 
 

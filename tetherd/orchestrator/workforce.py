@@ -105,7 +105,8 @@ class Workforce:
         if self._loads.any_full():
             full = frozenset(one.digest for one in models if self._loads.full(peer, one.digest, now_s))
         taken = self._loads.taken(peer, health.load, known.number, now_s)
-        return WorkerState(peer, models, health.capacity, health.capacity - taken, broken, full)
+        free, held = health.capacity - taken, frozenset(health.prefixes)
+        return WorkerState(peer, models, health.capacity, free, broken, full, held)
 
 
 def _names(members: Iterable[MemberState]) -> list[str]:

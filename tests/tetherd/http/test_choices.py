@@ -36,7 +36,12 @@ async def test_n_answers_are_n_jobs_with_seeds_of_their_own(
     body = answer.json()
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     assert [choice["message"]["content"] for choice in body["choices"]] == ["Hello"] * 3
-    assert body["usage"] == {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
+    assert body["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 6,
+        "total_tokens": 15,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert (body["tether"]["attempts"], body["tether"]["jobs"]) == (3, ["6a" * 32] * 3)
     asked = sorted(inference.submissions, key=lambda one: one.sampling.seed)
     assert [one.sampling.seed for one in asked] == [7, 8, 9]

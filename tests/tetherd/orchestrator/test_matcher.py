@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from p2p.identity import PeerId
 from p2p.messages import ServedModel
-from tetherd.orchestrator.matcher import Match, NoMatch, Wish, WorkerState, load, match, weight
+from tetherd.orchestrator.matcher import Match, NoMatch, Wish, WorkerState, affinity, load, match, weight
 
 DEMO = ServedModel("demo", "1", "aa", 512)
 TWIN = ServedModel("demo", "1", "bb", 512)
@@ -133,3 +134,37 @@ def test_jobs_spread_over_the_workers() -> None:
     workers = [worker(f"worker-{index}") for index in range(5)]
     counts = Counter(chosen(Wish(bytes([number]) * 32, "demo"), *workers)[0] for number in range(200))
     assert all(counts[one.peer] > 15 for one in workers)
+
+
+EXACT = ServedModel("demo", "1", "aa", 512, exact=True)
+BEGINNINGS = (b"1" * 8, b"2" * 8, b"3" * 8)
+
+
+def holding(name: str, *digests: bytes, model: ServedModel = DEMO, free: int = 4) -> WorkerState:
+    return replace(worker(name, model, free=free), prefixes=frozenset(digests))
+
+
+@given(st.binary(max_size=8))
+def test_whoever_has_computed_the_longest_beginning_comes_first(job: bytes) -> None:
+    workers = [holding("none"), holding("some", BEGINNINGS[0]), holding("most", BEGINNINGS[2]), holding("no")]
+    wish = Wish(job, "demo", prefixes=BEGINNINGS)
+    assert chosen(wish, *workers) == ("most", "aa")
+    assert chosen(replace(wish, exclude=frozenset({PeerId("most")})), *workers) == ("some", "aa")
+
+
+def test_a_worker_that_is_nearly_full_is_no_better_for_what_it_has_computed() -> None:
+    wish = Wish(b"job", "demo", prefixes=BEGINNINGS)
+    alone = holding("holder", BEGINNINGS[0], free=1)
+    assert chosen(wish, alone)[0] == "holder"
+    assert affinity(wish, alone) == 1
+    busy = replace(alone, capacity=8)
+    assert affinity(wish, busy) == 0
+
+
+@given(st.binary(max_size=8))
+def test_a_seed_goes_to_an_exact_worker_before_a_warm_one_and_to_any_if_there_is_none(job: bytes) -> None:
+    wish = Wish(job, "demo", exact=True, prefixes=BEGINNINGS)
+    warm, exact = holding("warm", BEGINNINGS[2]), holding("exact", model=EXACT)
+    assert chosen(wish, warm, exact)[0] == "exact"
+    assert chosen(replace(wish, exact=False), warm, exact)[0] == "warm"
+    assert chosen(wish, warm, replace(exact, free=0))[0] == "warm"

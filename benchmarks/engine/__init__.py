@@ -1,0 +1,1 @@
+"""The engine beside llama.cpp's own server: `make bench-engine`."""
