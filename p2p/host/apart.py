@@ -24,6 +24,8 @@ from p2p.identity import PeerId
 
 APART_S: Final = 10.0
 """For the whole exchange."""
+MAX_APART: Final = 6
+"""At a time of one peer: it is asked about no more addresses."""
 
 ApartHandler = Callable[[MuxedStream, Connection], Awaitable[None]]
 
@@ -35,6 +37,7 @@ class Apart:
         self.handlers: dict[str, ApartHandler] = {}
         self._gate = gate
         self._awaited: Counter[PeerId] = Counter()
+        self._carried: Counter[PeerId] = Counter()
 
     @contextmanager
     def awaiting(self, peer: PeerId) -> Iterator[None]:
@@ -48,7 +51,7 @@ class Apart:
                 del self._awaited[peer]
 
     def awaits(self, peer: PeerId, path: Path) -> bool:
-        return peer in self._awaited and path.relay is None
+        return peer in self._awaited and path.relay is None and self._carried[peer] < MAX_APART
 
     async def carry(self, connection: Connection, offered: Iterable[str]) -> None:
         """Until it is over. offered: what is spoken over others; a peer that opens it here meant to reconnect."""
@@ -64,6 +67,7 @@ class Apart:
                 self._awaited.pop(connection.peer, None)
                 await connection.muxer.abandon()
 
+        self._carried[connection.peer] += 1
         try:
             with trio.move_on_after(APART_S):
                 async with trio.open_nursery() as nursery:
@@ -72,6 +76,8 @@ class Apart:
         except* PeerFault:  # it loses this connection, which it was about to lose anyway
             pass
         finally:
+            self._carried[connection.peer] -= 1
+            self._carried += Counter()
             with trio.CancelScope(shield=True):
                 await connection.muxer.abandon()
 

@@ -202,7 +202,7 @@ async def _start(
     switch.elsewhere.append(autonat.confirmed)
     switch.refuted = autonat.refuted
     identification.seen_anew.append(autonat.look_again)
-    roaming.moved += [observed.forget, autonat.moved, vicinity.moved, punching.moved]
+    roaming.moved += [lambda: observed.forget(switch.peers()), autonat.moved, vicinity.moved, punching.moved]
     roaming.announced += [identification.tell, dht.moved, autonat.look_again]
     nursery.start_soon(autonat.run)
     nursery.start_soon(roaming.run)

@@ -7,6 +7,7 @@ router dials from it. Peers that see different ports show that the router maps e
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Container
 from typing import Final
 
 from p2p.host.addresses import TcpAddress
@@ -35,9 +36,10 @@ class Observed:
             self._said.popitem(last=False)
         return self.outside() != before
 
-    def forget(self) -> None:
-        """This machine has moved: what was seen was seen elsewhere."""
-        self._said.clear()
+    def forget(self, still: Container[PeerId] = ()) -> None:
+        """This machine has moved: what was seen was seen elsewhere, but for those who still see it."""
+        for witness in [one for one in self._said if one not in still]:
+            del self._said[witness]
 
     def outside(self) -> tuple[TcpAddress, ...]:
         """Where this node seems to be, by the number of witnesses, the latest first among equals."""

@@ -91,6 +91,7 @@ class Registry:
         for connection in self.all():
             local = connection.path.local
             if local is not None and local.host in hosts:
+                self.forget(connection)
                 await connection.muxer.abandon()
                 lost += [] if connection.guest else [connection.peer]
         return lost

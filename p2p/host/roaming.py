@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 
 
 class Roaming:
-    """moved: called when this machine's addresses have changed; announced: when those that others dial have."""
+    """moved: called when this machine lost the address that it used; announced: when those that others dial changed."""
 
     def __init__(self, switch: Switch, look: Callable[[], tuple[IpAddress, ...]] = own_ips) -> None:
         self.moved: list[Callable[[], None]] = []
@@ -67,18 +67,22 @@ class Roaming:
                         tell()
 
     async def _move(self, found: tuple[IpAddress, ...], nursery: trio.Nursery) -> None:
-        """Connections wait while there is no address at all: the old one may come back."""
+        """Connections wait while there is no address at all: the old one may come back.
+
+        An interface that came, or went with no connection on it (a container's, a VPN's), is no move.
+        """
         self._gone |= {str(ip) for ip in self._ips}
         self._gone -= {str(ip) for ip in found}
         self._ips = found
         if all(ip.is_loopback for ip in found):
             return
-        lost = await self._switch.abandon(self._gone)
-        self._gone.clear()
-        _log.info("moved", lost=len(lost))
-        for tell in self.moved:
-            tell()
-        self._redial(lost, nursery)
+        gone, self._gone = self._gone, set()
+        lost = await self._switch.abandon(gone)
+        if gone and (lost or not self._switch.peers()):
+            _log.info("moved", lost=len(lost))
+            for tell in self.moved:
+                tell()
+            self._redial(lost, nursery)
 
     def _redial(self, lost: Iterable[PeerId], nursery: trio.Nursery) -> None:
         """Whoever called this node waits for it, and knows no address to dial."""

@@ -106,3 +106,16 @@ async def test_a_peer_that_does_not_answer_at_once_is_tried_again_for_as_long_as
         async with trio.open_nursery() as nursery:
             laptop.roaming._redial([bob.own], nursery)
         assert len(calls) == 2 and alice.connected(bob.own)
+
+
+async def test_an_interface_that_nobody_used_may_come_and_go(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_switches(make_swarm(2), 2) as (alice, bob), trio.open_nursery() as nursery:
+        laptop = Laptop(alice, "10.0.0.1", "172.17.0.1")
+        nursery.start_soon(laptop.roaming.run)
+        for now in (ips("10.0.0.1"), ips("10.0.0.1", "172.18.0.1")):
+            laptop.now = now
+            laptop.roaming.look_again()
+            await trio.testing.wait_all_tasks_blocked()
+            assert alice.ips() == now
+        assert laptop.moves == 0 and alice.connected(bob.own)
+        nursery.cancel_scope.cancel()

@@ -94,8 +94,9 @@ class AutoNat:
         self._news.set()
 
     def moved(self) -> None:
-        """What was found was found elsewhere."""
-        self._verdicts.clear()
+        """What was found was found elsewhere, unless connections still stand."""
+        if not self._switch.peers():
+            self._verdicts.clear()
         self._news.set()
 
     async def run(self) -> None:

@@ -77,9 +77,10 @@ class PortMapping:
                 await self._leave()
 
     def moved(self) -> None:
-        """This machine is in another network: the gateway of the one before is out of reach."""
-        self._gateway = None
-        self._now(None)
+        """Ask at once: in another network the gateway of the one before is out of reach."""
+        if self._gateway is not None and self._gateway.here not in self._hosts():
+            self._gateway = None
+            self._now(None)
         self._again.set()
 
     async def _search(self) -> None:

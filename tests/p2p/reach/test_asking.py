@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -12,8 +12,10 @@ import trio
 
 from p2p.errors import TetherError
 from p2p.host.addresses import TcpAddress
+from p2p.host.apart import MAX_APART
 from p2p.host.connection import Connection
 from p2p.host.framing import Frames, framed
+from p2p.host.paths import UNKNOWN_PATH
 from p2p.host.reach import answering
 from p2p.host.reach.answering import PEER_LIMIT, PRICE_BYTES, Answering
 from p2p.host.reach.asking import Asking
@@ -35,6 +37,7 @@ from p2p.host.reach.messages import (
 from p2p.host.streams import MuxedStream
 from p2p.host.switch import Switch
 from p2p.transport import Stream
+from tests.p2p.hosts import until
 from tests.p2p.reach.switches import closed_port, open_switches
 from tests.swarms import make_swarm
 
@@ -225,3 +228,13 @@ async def test_a_storm_of_requests_is_bounded_in_dials_at_a_time_and_in_all() ->
             await ask()
         assert 1 <= answers.count(Status.OK) <= PEER_LIMIT + 1
         assert answers[-1] is Status.REJECTED and answerer.connected(asker.own)
+
+
+async def test_connections_beside_the_standing_one_are_few() -> None:
+    async with open_switches(make_swarm(2), 2) as (asker, peer), AsyncExitStack() as stack:
+        before = asker.path(peer.own)
+        stack.enter_context(asker.apart.awaiting(peer.own))
+        for _ in range(MAX_APART):
+            await stack.enter_async_context(peer.apart.dial(asker.own, asker.bound()[0]))
+        await until(lambda: not asker.apart.awaits(peer.own, before or UNKNOWN_PATH))
+        assert asker.path(peer.own) == before

@@ -107,6 +107,9 @@ async def test_a_machine_that_moved_knows_nothing_of_its_new_place() -> None:
         Answering(bob, random.Random(1))
         nursery.start_soon(asker.autonat.run)
         await until(lambda: asker.reach.verdict is PUBLIC)
+        asker.autonat.moved()
+        assert asker.autonat.confirmed(), "a connection stands: the machine has not moved altogether"
+        await alice.disconnect(bob.own)
         asker.candidates = ()
         asker.autonat.moved()
         assert not asker.autonat.confirmed()

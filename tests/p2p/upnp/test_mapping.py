@@ -97,8 +97,11 @@ async def test_a_machine_that_moves_announces_nothing_until_the_router_of_the_ne
     async with open_router() as router, kept(router) as made:
         await mapped(made, f"/ip4/11.0.0.7/tcp/{PORT}")
         monkeypatch.setattr(mapping, "RENEW_S", 1e6)
-        await until(lambda: made.address is not None)
+        router.external_ip = "11.0.0.8"
+        made.moved()
+        await mapped(made, f"/ip4/11.0.0.8/tcp/{PORT}")
         router.external_ip = "11.0.0.9"
+        monkeypatch.setattr(made, "_hosts", lambda: ["10.9.9.9"])
         made.moved()
         assert made.address is None
         await mapped(made, f"/ip4/11.0.0.9/tcp/{PORT}")
