@@ -288,6 +288,28 @@ def test_a_shelf_over_a_table_loses_and_doubles_nothing(
     run_state_machine_as_test(OverTable, settings=settings(SHORT, max_examples=8))
 
 
+def test_a_shelf_over_a_real_redis_loses_and_doubles_nothing(redis: RedisServer) -> None:
+    class OverRedis(Shelved):
+        def places(self) -> tuple[Letters, Letters]:
+            return MemoryLetters(), OneRedis(redis.url, f"model{next(_names)}")  # type: ignore[return-value]
+
+    run_state_machine_as_test(OverRedis, settings=settings(SHORT, max_examples=8))
+
+
+class OneRedis:
+    """A Redis that is connected to for each call: a connection belongs to one run of trio."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._place = url, name
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[object]]:
+        async def call(*args: object) -> object:
+            async with open_redis(*self._place) as letters:
+                return await getattr(letters, name)(*args)
+
+        return call
+
+
 class OneRun:
     """A table whose database is opened for each call: a connection belongs to one run of trio."""
 
