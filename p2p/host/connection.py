@@ -39,6 +39,8 @@ class Connection:
         self.path = path
         self.born = self.used = trio.current_time()
         self.muxer = Muxer(secured.link, initiator=outbound, accept=self._accept, budget=budget, ahead=ahead)
+        self.dismissed = False
+        """This side has ended it, or is about to."""
         self.spoken: set[str] = set()
         """Protocols that the peer has agreed to, on this connection or an earlier one."""
         self._protocols: Container[str] = ()
@@ -54,6 +56,11 @@ class Connection:
     def open(self) -> bool:
         return not self.muxer.closed
 
+    @property
+    def parted(self) -> bool:
+        """Whether one of the two said goodbye: then it ended on purpose, and says nothing of the other's health."""
+        return self.dismissed or self.muxer.session.goodbye is not None
+
     async def run(self, protocols: Container[str], serve: StreamAnswer, handlers: trio.Nursery) -> None:
         """Carry streams until the connection is gone. protocols: what this peer may open, asked for each stream.
 
@@ -65,6 +72,7 @@ class Connection:
 
     async def close(self) -> None:
         """End it politely; `run` returns soon after."""
+        self.dismissed = True
         with trio.CancelScope(shield=True):
             await self.muxer.close()
 

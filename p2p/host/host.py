@@ -17,7 +17,7 @@ from p2p.host.handshake import Admit, Gate
 from p2p.host.identify import Identification
 from p2p.host.kad import Dht
 from p2p.host.observed import Observed
-from p2p.host.paths import Path, Reach
+from p2p.host.paths import Path, Reach, Reachability
 from p2p.host.ping import answer_pings
 from p2p.host.punch import Punching
 from p2p.host.reach.autonat import AutoNat, Finding
@@ -204,6 +204,19 @@ async def _start(
     identification.seen_anew.append(autonat.look_again)
     roaming.moved += [lambda: observed.forget(switch.peers()), autonat.moved, vicinity.moved, punching.moved]
     roaming.announced += [identification.tell, dht.moved, autonat.look_again]
+
+    async def attend() -> None:
+        """A node that nobody can dial asks the DHT and does not answer for it."""
+        while True:
+            await reach.changed()
+            if reach.verdict is Reachability.PRIVATE:
+                dht.withdraw()
+            else:
+                dht.offer()
+            identification.tell()
+
+    identification.heard.append(dht.heard)
+    nursery.start_soon(attend)
     nursery.start_soon(autonat.run)
     nursery.start_soon(roaming.run)
     return Host(switch, dht, meshes, vicinity, reach, punching, autonat, roaming)

@@ -53,6 +53,8 @@ class Identification:
         self._pushes = trio.Semaphore(MAX_PUSHES)
         self.seen_anew: list[Callable[[], None]] = []
         """Called when what peers see of this node has changed."""
+        self.heard: list[Callable[[PeerId, frozenset[str]], None]] = []
+        """Called with what a peer says that it speaks."""
         switch.handle(PROTOCOL, self._answer, guests=False)
         switch.handle(PUSH, self._heed_push, guests=False)
         switch.listeners.append(self)
@@ -91,6 +93,7 @@ class Identification:
         with trio.move_on_after(PATIENCE_S), suppress(DecodeError):
             message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
             self._switch.book.said(stream.peer, from_wire(message.listen_addrs))
+            self._pass_on(stream.peer, message)
 
     def _message(self, peer: PeerId) -> bytes:
         path = self._switch.path(peer)
@@ -115,10 +118,15 @@ class Identification:
                 message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
                 self._switch.book.said(peer, from_wire(message.listen_addrs))
                 self._heed(peer, message.observed_addr)
+                self._pass_on(peer, message)
             except (TetherError, DecodeError):
                 return
             finally:
                 await stream.reset()
+
+    def _pass_on(self, peer: PeerId, message: Identify) -> None:
+        for tell in self.heard:
+            tell(peer, frozenset(message.protocols))
 
     def _heed(self, witness: PeerId, raw: bytes) -> None:
         """What a peer sees tells of the listening port only if the connection uses that port."""

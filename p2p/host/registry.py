@@ -27,6 +27,8 @@ class Registry:
     def __init__(self, settings: HostSettings, idle_connections: Callable[[], int]) -> None:
         self.audience = Audience()
         self.uses: list[LastUse] = []
+        self.broke: list[Callable[[PeerId], None]] = []
+        """Called for a peer whose connection ended without a goodbye of either side."""
         self.news = trio.lowlevel.ParkingLot()
         """Woken when a connection was entered; the switch wakes it, too, when one was refused."""
         self._settings = settings
@@ -54,6 +56,7 @@ class Registry:
         peer = connection.peer
         older = self._standing.get(peer)
         if older is not None:
+            older.dismissed = True
             self.forget(older)
             upgraded = older.path.relay is not None and connection.path.relay is None
             tasks.start_soon(self._drain, older, DRAIN_S if upgraded else 0.0)
@@ -75,6 +78,9 @@ class Registry:
             del self._standing[connection.peer]
             if not connection.guest:
                 self.audience.down(connection.peer)
+                if not connection.parted:
+                    for tell in self.broke:
+                        tell(connection.peer)
 
     async def part(self, peer: PeerId) -> None:
         """Say goodbye, if there is anyone."""
@@ -82,6 +88,7 @@ class Registry:
         if connection is None:
             await trio.lowlevel.checkpoint()
             return
+        connection.dismissed = True
         self.forget(connection)
         await connection.close()
 

@@ -82,6 +82,7 @@ class Switch:
         self._standing = Registry(settings, idle_connections)
         self.listeners = self._standing.audience.errands
         self.uses = self._standing.uses
+        self.broke = self._standing.broke
         self.disconnect = self._standing.part
         self.peers = self._standing.peers
         self.connected = self._standing.connected

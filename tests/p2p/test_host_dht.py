@@ -8,6 +8,8 @@ import pytest
 import trio
 
 from p2p.errors import FIELD_INVALID, UNREACHABLE, TetherError
+from p2p.host.paths import Reachability
+from p2p.identity import PeerId
 from p2p.transport import PeerAddress
 from tests.p2p.hosts import address, open_node, open_nodes, until
 from tests.swarms import make_swarm
@@ -139,3 +141,57 @@ async def test_two_swarms_in_one_process_keep_their_records_apart() -> None:
         await alice.provide(KEY)
         assert [one.peer for one in await bob.find_providers(KEY)] == [alice.peer_id]
         assert await yvonne.find_providers(KEY) == ()
+
+
+async def test_a_node_that_nobody_can_dial_asks_and_is_asked_nothing() -> None:
+    swarm = make_swarm(3)
+    async with open_nodes(swarm, 3) as (alice, bob, carol):
+        for host in (bob, carol):
+            await host.connect(address(alice))
+        await until(lambda: bob.peer_id in alice._dht._table)
+        bob.reach.found(Reachability.PRIVATE)
+        await until(lambda: bob.peer_id not in alice._dht._table)
+        await carol.provide(KEY)
+        assert [one.peer for one in await bob.find_providers(KEY)] == [carol.peer_id]
+        assert bob.peer_id not in alice._dht._table
+        await bob.provide(KEY)
+        assert {one.peer for one in await alice.find_providers(KEY)} == {bob.peer_id, carol.peer_id}
+        bob.reach.found(Reachability.PUBLIC)
+        await until(lambda: bob.peer_id in alice._dht._table)
+
+
+async def test_a_peer_that_is_gone_without_a_word_leaves_the_table_and_one_that_said_goodbye_is_not_doubted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2p.host.kad.dht.CHECK_S", 0.3)
+    swarm = make_swarm(3)
+    async with open_nodes(swarm, 3) as (alice, bob, carol):
+        for host in (bob, carol):
+            await host.connect(address(alice))
+            await until(lambda peer=host.peer_id: peer in alice._dht._table)
+        doubted: list[PeerId] = []
+        alice._switch.broke.append(doubted.append)
+        await carol.disconnect(alice.peer_id)
+        await until(lambda: carol.peer_id not in alice.peers())
+        bob._switch._closing = True
+        gone = bob._switch._standing.of(alice.peer_id)
+        assert gone is not None
+        await gone.muxer.abandon()
+        await until(lambda: bob.peer_id not in alice._dht._table)
+        assert set(doubted) == {bob.peer_id}
+
+
+async def test_a_peer_whose_connection_broke_and_that_lives_stays_in_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2p.host.kad.dht.CHECK_S", 0.3)
+    swarm = make_swarm(2)
+    async with open_nodes(swarm, 2) as (alice, bob):
+        await bob.connect(address(alice))
+        await until(lambda: bob.peer_id in alice._dht._table and bool(alice._switch.book.of(bob.peer_id)))
+        broken = bob._switch._standing.of(alice.peer_id)
+        assert broken is not None
+        await broken.muxer.abandon()
+        await until(lambda: bob.peer_id not in alice.peers())
+        await until(lambda: bob.peer_id in alice.peers())
+        assert bob.peer_id in alice._dht._table

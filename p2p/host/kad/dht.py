@@ -1,4 +1,9 @@
-"""The DHT of one swarm: asks by lookups, answers from its table and its records. Members only, by the gate."""
+"""The DHT of one swarm: asks by lookups, answers from its table and its records. Members only, by the gate.
+
+A node that nobody can dial asks only (client mode): it offers the protocol no more, and who hears that takes it out of
+the table. A peer whose connection broke without a goodbye is asked for a sign of life a little later, so that the dead
+are gone from the tables of those who knew them within a minute.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +42,12 @@ IDLE_S: Final = 60.0
 MULTIHASH: Final = bytes((0x12, 32))
 """Before every key on the wire: other libp2ps take nothing but multihashes, and SHA-256 of 32 bytes is the plainest."""
 
+CHECK_S: Final = 15.0
+"""How long after a connection broke the peer is asked whether it lives: it may come back by itself."""
+MAX_CHECKS: Final = 64
+"""Peers that wait for it; a network that is gone as a whole breaks all of them at once."""
+CHECKS_AT_ONCE: Final = 8
+
 Answered = Callable[[PeerId, Note], bool]
 """Looks at an answer; True ends the lookup."""
 
@@ -51,10 +62,50 @@ class Dht:
         self._table = Table(switch.own)
         self._records = Records()
         self._stir = trio.Event()
-        switch.handle(self._protocol, self._serve, guests=False)
+        self._clients: set[PeerId] = set()
+        self._broken: dict[PeerId, float] = {}
         switch.listeners.append(self)
+        switch.broke.append(self._doubt)
+        self.offer()
+
+    def offer(self) -> None:
+        """Answer others (server mode)."""
+        self._switch.handle(self._protocol, self._serve, guests=False)
+
+    def withdraw(self) -> None:
+        """Only ask (client mode)."""
+        self._switch.withdraw(self._protocol)
+
+    def heard(self, peer: PeerId, protocols: frozenset[str]) -> None:
+        """A peer says what it speaks: one that does not answer here is no use to anybody's lookup."""
+        if self._protocol in protocols:
+            self._clients.discard(peer)
+            self._table.seen(peer, trio.current_time())
+        else:
+            self._clients.add(peer)
+            self._table.lost(peer)
 
     async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._refresh)
+            nursery.start_soon(self._check)
+
+    async def _check(self) -> None:
+        """Ask those whose connections broke for a sign of life; without one they are out of the table."""
+        while True:
+            await trio.sleep(CHECK_S / 3)
+            due = [peer for peer, at in self._broken.items() if at <= trio.current_time()]
+            async with trio.open_nursery() as nursery:
+                for peer in due[:CHECKS_AT_ONCE]:
+                    del self._broken[peer]
+                    if not self._switch.connected(peer):
+                        nursery.start_soon(self._ask, peer, Note(PING))
+
+    def _doubt(self, peer: PeerId) -> None:
+        if peer in self._table and len(self._broken) < MAX_CHECKS:
+            self._broken[peer] = trio.current_time() + CHECK_S
+
+    async def _refresh(self) -> None:
         """Look this node up now and then, and soon after the first peers came: they learn of it and name others."""
         while True:
             with trio.move_on_after(self._settings.refresh_s):
@@ -66,7 +117,8 @@ class Dht:
     def up(self, peer: PeerId) -> None:
         if len(self._table) < K:
             self._stir.set()
-        self._table.seen(peer, trio.current_time())
+        if peer not in self._clients:
+            self._table.seen(peer, trio.current_time())
 
     def moved(self) -> None:
         """This node is elsewhere: those near it have to learn where."""
@@ -74,6 +126,7 @@ class Dht:
 
     def down(self, peer: PeerId) -> None:
         """It stays in the table until it fails to answer: a connection ends for many reasons."""
+        self._clients.discard(peer)
 
     # ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,7 +238,8 @@ class Dht:
     # ── Answering ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _serve(self, stream: Stream) -> None:
-        self._table.seen(stream.peer, trio.current_time())
+        if stream.peer not in self._clients:
+            self._table.seen(stream.peer, trio.current_time())
         frames = Frames(stream, MAX_BYTES)
         while True:
             frame: bytes | None = None

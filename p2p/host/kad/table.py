@@ -27,6 +27,9 @@ class Table:
         for bucket in self._buckets.values():
             yield from bucket
 
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._buckets.get(self._shared_bits(peer), {})
+
     def seen(self, peer: PeerId, now: float) -> None:
         """A peer spoke, or was spoken of. now: monotonic seconds."""
         if peer == self._own:
