@@ -239,6 +239,18 @@ class Placement(Message, frozen=True):
     rates: Rates | None = None
 
 
+class PositionRequest(Message, frozen=True):
+    """A gateway asks how far a placement that it waits for has come."""
+
+    job: bytes
+
+
+class PositionAnswer(Message, frozen=True):
+    """position: 1 is next; 0: it does not wait there."""
+
+    position: int
+
+
 class ReserveRequest(Message, frozen=True):
     """An orchestrator asks a worker for a slot, held until not_after (unix seconds) for whoever brings the grant."""
 
@@ -382,6 +394,7 @@ PRESENCE: Final = Method("presence", Announcement, Announcement)
 HEALTH: Final = Method("health", Announcement, Ack)
 ROSTER: Final = Method("roster", RosterRequest, Roster)
 PLACE: Final = Method("place", PlacementRequest, Placement)
+POSITION: Final = Method("position", PositionRequest, PositionAnswer)
 RESERVE: Final = Method("reserve", ReserveRequest, ReserveAnswer)
 RELEASE: Final = Method("release", ReleaseRequest, Ack)
 RENEW_LEASE: Final = Method("renew-lease", LeaseRenewal, Ack)

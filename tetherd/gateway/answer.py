@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -18,7 +18,7 @@ class Submission:
     """One parsed request. Exactly one of messages and prompt. max_tokens None: as many as the context holds.
 
     sampling.seed None-ness is in seed_given: without one the gateway draws it. traceparent: W3C, or "".
-    key: the tenant's, None for `local`.
+    key: the tenant's, None for `local`; queued: is told the place in the queue while there is one.
     """
 
     tenant: str
@@ -32,6 +32,7 @@ class Submission:
     traceparent: str = ""
     key: KeyProof | None = None
     tools: tuple[Tool, ...] = ()
+    queued: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class Order:
     key: KeyProof | None = None
     input: bytes = b""
     seed_given: bool = False
+    queued: Callable[[int], None] | None = None
 
     @property
     def asker(self) -> tuple[str, str]:
@@ -208,7 +209,8 @@ class Exchange:
                 wanted = order.key.sign(wanted, parts.key.node_id)
             first = self._granted.leader if self._granted else None
             try:
-                granted = await parts.placer.place(wanted, first=first, spare=self._spare)
+                async with parts.placer.telling(order.job, order.queued):
+                    granted = await parts.placer.place(wanted, first=first, spare=self._spare)
             except TetherError as error:
                 parts.refusals.note(order.asker, order.worst_tokens, error, trio.current_time())
                 return self._dispatch.step(Refused(error))

@@ -256,9 +256,10 @@ class Gateway:
             key=submission.key,
             input=asked.input,
             seed_given=submission.seed_given,
+            queued=submission.queued,
         )
-        self._submissions[asked.job] = submission
         self._parts.refusals.check(order.asker, order.worst_tokens, trio.current_time())
+        self._submissions[asked.job] = submission
         return order
 
     @contextmanager

@@ -40,7 +40,7 @@ from p2p.errors import (
 )
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
-from p2p.messages import PLACE, RELEASE, PlacementRequest, ReleaseRequest
+from p2p.messages import PLACE, POSITION, RELEASE, PlacementRequest, PositionRequest, ReleaseRequest
 from p2p.rpc import Rpc
 from p2p.transport import PeerAddress, Transport
 from tetherd.gateway.grants import Granted, check_placement
@@ -138,6 +138,33 @@ class Placer:
                 retry_after_s=self._settings.backoff_cap_s,
             )
         )
+
+    @asynccontextmanager
+    async def telling(self, job: bytes, queued: Callable[[int], None] | None) -> AsyncIterator[None]:
+        """Meanwhile ask the first leader now and then how far the job has come in its queue."""
+        if queued is None:
+            yield
+            return
+        failure: TetherError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_position, job, queued)
+            try:
+                yield
+            except TetherError as error:
+                failure = error  # a nursery would wrap it in a group
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _tell_position(self, job: bytes, queued: Callable[[int], None]) -> None:
+        while True:
+            await trio.sleep(self._settings.position_s)
+            for leader in self._swarm.leaders()[:1]:
+                with suppress(TetherError):
+                    asked = PositionRequest(job)
+                    told = await self._rpc.ask(leader, POSITION, asked, timeout_s=self._settings.position_s)
+                    if told.position > 0:
+                        queued(told.position)
 
     async def reach(self, address: PeerAddress) -> None:
         """Connect, unless it is this node itself. Raises TetherError(UNREACHABLE | CERTIFICATE_*)."""

@@ -16,6 +16,8 @@ class GatewaySettings:
     """A leader answers within one round trip and a reservation; after this silence a second one is asked as well."""
     place_s: float = 15.0
     """A leader may queue a request until a slot is free, but not for longer than a person waits for a status."""
+    position_s: float = 1.0
+    """How often a request that waits for a slot asks for its place in the queue."""
     leaders: int = 5
     """How many are asked in turn: those that the election keeps in touch with each other."""
 

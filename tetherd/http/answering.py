@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -111,6 +112,8 @@ class AnswerResponse(Response):
     async def _stream(self, stream: _EventStream, nursery: trio.Nursery) -> Response | None:
         """Write the events; or return what is answered instead, while there is no status yet."""
         opening = _Opening(stream, self._kind)
+        for choice in self._choices[:1]:
+            choice.submission = replace(choice.submission, queued=stream.queued)
         nursery.start_soon(opening.run)
         left = len(self._choices)
 
@@ -202,6 +205,14 @@ class _EventStream:
         self._turn = trio.Lock()
         self._last_s = trio.current_time()
         self.open = False
+        self._position = 0
+        self._news = trio.Event()
+
+    def queued(self, position: int) -> None:
+        """The request waits for a slot, at this place: said as a comment, as soon as there is a status."""
+        if position != self._position:
+            self._position = position
+            self._news.set()
 
     async def start(self, headers: dict[str, str]) -> None:
         raw = [(name.encode(), value.encode()) for name, value in {**_STREAM_HEADERS, **headers}.items()]
@@ -223,8 +234,11 @@ class _EventStream:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def keep_alive(self) -> None:
-        """Send a comment whenever the body was silent for KEEPALIVE_S."""
+        """Send a comment whenever the place in the queue changed, or the body was silent for KEEPALIVE_S."""
         while True:
-            await trio.sleep_until(self._last_s + KEEPALIVE_S)
+            with trio.move_on_at(self._last_s + KEEPALIVE_S):
+                await self._news.wait()
+                self._news = trio.Event()
+                await self.write(b": queued %d\n\n" % self._position)
             if trio.current_time() >= self._last_s + KEEPALIVE_S:
                 await self.write(responses.WAITING)

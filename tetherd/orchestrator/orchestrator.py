@@ -14,7 +14,19 @@ from opentelemetry import trace
 from p2p.errors import FORBIDDEN, NO_ORCHESTRATOR, TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Member, Papers
-from p2p.messages import PLACE, RECEIPT, RENEW_LEASE, SETTLE, Ack, Placement, PlacementRequest, Settlement
+from p2p.messages import (
+    PLACE,
+    POSITION,
+    RECEIPT,
+    RENEW_LEASE,
+    SETTLE,
+    Ack,
+    Placement,
+    PlacementRequest,
+    PositionAnswer,
+    PositionRequest,
+    Settlement,
+)
 from p2p.rates import Rates
 from p2p.rpc import Rpc
 from p2p.traceparent import context_of
@@ -97,6 +109,7 @@ class Orchestrator:
             metrics=metrics,
             terms=self._terms,
             hold=quotas.hold,
+            weight=lambda tenant: quotas.weight(tenant, self._desk.register),
         )
         self._settlements = Settlements(
             papers.member.peer, swarm, store, workforce, self._office, now=now, metrics=metrics
@@ -106,6 +119,7 @@ class Orchestrator:
         """Serve until cancelled."""
         self._rpc.serve(PLACE, self._place)
         self._rpc.serve(SETTLE, self._settle)
+        self._rpc.serve(POSITION, self._position)
         self._rpc.serve(RENEW_LEASE, self._settlements.renew)
         self._rpc.serve(RECEIPT, self._settlements.report)
         async with trio.open_nursery() as nursery:
@@ -192,6 +206,10 @@ class Orchestrator:
     async def _settle(self, gateway: PeerId, settlement: Settlement) -> Ack:
         self._check_is_gateway(gateway)
         return await self._settlements.settle(gateway, settlement)
+
+    async def _position(self, _gateway: PeerId, asked: PositionRequest) -> PositionAnswer:
+        """Whoever knows a job's id was told it by its gateway."""
+        return PositionAnswer(self._placements.position(asked.job))
 
     def _check_leads(self) -> None:
         """Two nodes may lead for a moment, for the ledger fences jobs; one that knows better says so."""

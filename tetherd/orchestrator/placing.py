@@ -53,6 +53,7 @@ RESERVE_S: Final = 1.0
 QUEUE_S: Final = 5.0
 """How long a placement waits for a slot before the client is told to come again."""
 RETRY_AFTER_S: Final = 2.0
+MAX_RETRY_AFTER_S: Final = 60.0
 MAX_LISTED: Final = 20
 """Models in a sentence."""
 CLEAN_UP_S: Final = 1.0
@@ -62,7 +63,7 @@ _log: Final = structlog.get_logger()
 
 
 class Placements:
-    """now: unix seconds, the ledger's time; draw: 16 random bytes, a grant's id; terms, hold: of quotas."""
+    """now: unix seconds, the ledger's time; draw: 16 random bytes, a grant's id; terms, hold, weight: of quotas."""
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Placements:
         metrics: OrchestratorMetrics,
         terms: Callable[[PlacementRequest], tuple[Terms, ...]] = lambda _request: (),
         hold: Callable[[PlacementRequest, tuple[Terms, ...]], Hold | None] = lambda _request, _terms: None,
+        weight: Callable[[str], int] = lambda _tenant: 1,
     ) -> None:
         self._key = key
         self._papers = papers
@@ -91,11 +93,16 @@ class Placements:
         self._draw = draw
         self._terms = terms
         self._hold = hold
+        self._weight = weight
         self._room = WaitingRoom(workforce, metrics)
 
     async def run(self) -> None:
         """Look after those who wait, until cancelled."""
         await self._room.run()
+
+    def position(self, job: bytes) -> int:
+        """How many are due before this job, and itself; 0: it does not wait here."""
+        return self._room.position(job)
 
     async def place(self, gateway: PeerId, request: PlacementRequest) -> Placement:
         """Raises TetherError(MODEL_NOT_FOUND | NO_WORKER | CAPACITY), and what Store.claim raises."""
@@ -112,7 +119,13 @@ class Placements:
             request.prefixes,
         )
         while True:
-            seat = await self._room.seat(request.tenant_id, wish, until_s)
+            seat = await self._room.seat(
+                request.tenant_id,
+                wish,
+                until_s,
+                tokens=request.max_prompt_tokens + request.max_tokens,
+                weight=self._weight(request.tenant_id),
+            )
             if isinstance(seat, NoMatch):
                 raise self._refusal(wish, seat)
             placement = await self._try(gateway, request, seat)
@@ -133,7 +146,8 @@ class Placements:
         match found.reason:
             case "busy":
                 detail = f"Every worker of region {region} that serves {model!r} is busy."
-                return TetherError(CAPACITY, detail, retry_after_s=RETRY_AFTER_S)
+                wait_s = self._room.wait_s(wish) or RETRY_AFTER_S
+                return TetherError(CAPACITY, detail, retry_after_s=min(max(wait_s, 1.0), MAX_RETRY_AFTER_S))
             case "excluded" | "broken":
                 detail = f"Every worker of region {region} that serves {model!r} has failed lately."
                 return TetherError(NO_WORKER, detail, retry_after_s=RETRY_AFTER_S)

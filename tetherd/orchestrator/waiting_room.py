@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 from tetherd.orchestrator.fair_queue import FairQueue
+from tetherd.orchestrator.flow import Flow
 from tetherd.orchestrator.matcher import Match, NoMatch, Wish, match
 from tetherd.orchestrator.ports import OrchestratorMetrics
 from tetherd.orchestrator.workforce import Seat, Workforce
@@ -25,6 +26,7 @@ class _Waiter:
 
     tenant: str
     wish: Wish
+    waited: bool = False
     outcome: Seat | NoMatch = _BUSY
     ready: trio.Event = field(default_factory=trio.Event)
 
@@ -39,6 +41,7 @@ class WaitingRoom:
         self._metrics = metrics
         self._queue: FairQueue[_Waiter] = FairQueue(MAX_WAITING)
         self._somebody = trio.Event()
+        self._flow = Flow()
 
     async def run(self) -> None:
         """Look after those who wait, until cancelled."""
@@ -49,13 +52,33 @@ class WaitingRoom:
             if not self._queue:
                 self._somebody = trio.Event()
 
-    async def seat(self, tenant: str, wish: Wish, until_s: float) -> Seat | NoMatch:
-        """Wait for a slot as long as waiting may help, at most until that instant (monotonic); then say why not."""
+    def position(self, job: bytes) -> int:
+        """How many are due before this job, and itself; 0: it does not wait here."""
+        jobs = [waiter.wish.job for waiter in self._queue.in_order()]
+        return jobs.index(job) + 1 if job in jobs else 0
+
+    def wait_s(self, wish: Wish) -> float | None:
+        """How long somebody would wait who comes now, if that can be told."""
+        ahead = sum(waiter.wish.model == wish.model for waiter in self._queue.in_order())
+        return self._flow.wait_s(wish.model, ahead, trio.current_time())
+
+    async def seat(
+        self, tenant: str, wish: Wish, until_s: float, *, tokens: int = 1, weight: int = 1
+    ) -> Seat | NoMatch:
+        """Wait for a slot as long as waiting may help, at most until that instant (monotonic); then say why not.
+
+        Who would have to wait longer than that is told so at once: a refusal after a timeout helps nobody.
+        """
         waiter = _Waiter(tenant, wish)
-        loser = self._queue.join(tenant, waiter)
+        loser = self._queue.join(tenant, waiter, tokens=tokens, weight=weight)
         if loser is not None:
             loser.ready.set()
         self._serve()
+        if not waiter.ready.is_set():
+            waiter.waited = True
+            wait_s = self._flow.wait_s(wish.model, self._ahead(waiter), trio.current_time())
+            if wait_s is not None and trio.current_time() + wait_s > until_s:
+                waiter.ready.set()
         if self._queue:
             self._somebody.set()
         self._metrics.waiting(len(self._queue))
@@ -70,6 +93,15 @@ class WaitingRoom:
             self._queue.leave(tenant, waiter)
             self._metrics.waiting(len(self._queue))
         return waiter.outcome
+
+    def _ahead(self, waiter: _Waiter) -> int:
+        """How many of the same model are due before."""
+        ahead = 0
+        for other in self._queue.in_order():
+            if other is waiter:
+                break
+            ahead += other.wish.model == waiter.wish.model
+        return ahead
 
     def _serve(self) -> None:
         """Give what there is to those who are due, and tell those whom waiting cannot help."""
@@ -88,6 +120,8 @@ class WaitingRoom:
                 if after is not None:
                     states[chosen.peer] = after
                 self._queue.served(waiter.tenant, waiter)
+                if waiter.waited:
+                    self._flow.moved(wish.model, trio.current_time())
                 waiter.tell(seat)
             elif found.reason in ("unserved", "excluded"):
                 self._queue.leave(waiter.tenant, waiter)

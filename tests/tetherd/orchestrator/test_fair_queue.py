@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from collections import Counter
+from itertools import count
+from random import Random
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tetherd.orchestrator.fair_queue import FairQueue
@@ -60,3 +64,56 @@ def test_no_more_wait_than_there_are_places_and_nobody_twice(steps: list[tuple[s
         order = list(made.in_order())
         assert sorted(order) == sorted(inside)
         assert len(order) == len(made) <= 5
+
+
+WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 8), min_size=2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(WEIGHTS, st.randoms(use_true_random=False))
+def test_no_tenant_starves_and_each_has_its_share(weights: dict[str, int], random: Random) -> None:
+    """All wait all the time, with requests of any size: shares of tokens are those of the weights."""
+    made: FairQueue[int] = FairQueue(1_000)
+    numbers, owners, sizes = count(), dict[int, str](), dict[int, int]()
+    got: Counter[str] = Counter()
+
+    def join(tenant: str) -> None:
+        number = next(numbers)
+        owners[number], sizes[number] = tenant, random.randint(1, 500)
+        assert made.join(tenant, number, tokens=sizes[number], weight=weights[tenant]) is None
+
+    for tenant in weights:
+        join(tenant)
+        join(tenant)
+    for _ in range(100 * sum(weights.values())):
+        due = next(made.in_order())
+        got[owners[due]] += sizes[due]
+        made.served(owners[due], due)
+        join(owners[due])
+    for tenant, weight in weights.items():
+        share = got[tenant] / sum(got.values())
+        fair = weight / sum(weights.values())
+        assert abs(share - fair) <= 0.03 * fair + 500 / sum(got.values()) * 2
+
+
+@given(st.integers(1, 200), st.integers(1, 8))
+def test_a_tenant_that_was_away_is_next_but_has_saved_up_nothing(rounds: int, weight: int) -> None:
+    made: FairQueue[int] = FairQueue(1_000)
+    for number in range(rounds):
+        made.join("busy", number, tokens=100)
+    for number in range(rounds - 1):
+        made.served("busy", number)
+    made.join("busy", -1, tokens=100)
+    for number in range(5):
+        made.join("back", 1_000 + number, tokens=100, weight=weight)
+    order = list(made.in_order())
+    assert order.index(1_000) <= 1
+    assert order.index(rounds - 1) <= weight + 1
+
+
+def test_a_heavy_tenant_may_have_more_places_before_it_makes_room() -> None:
+    made: FairQueue[int] = FairQueue(4)
+    for number in range(4):
+        made.join("heavy", number, weight=4)
+    assert made.join("light", 9, weight=1) == 9
+    assert made.join("other", 8, weight=4) == 3

@@ -27,9 +27,9 @@ from p2p.messages import ROLES, Grant, ServedModel
 from tests.tetherd.orchestrator.region import Gateway, Region, ScriptedWorker, region
 from tests.topics.world import NOW, TINY
 from tetherd.orchestrator.breaker import LIMIT
-from tetherd.orchestrator.matcher import weight
+from tetherd.orchestrator.matcher import Wish, weight
 from tetherd.orchestrator.placing import GRANT_S, QUEUE_S, RESERVE_S
-from tetherd.orchestrator.waiting_room import MAX_WAITING
+from tetherd.orchestrator.waiting_room import MAX_WAITING, _Waiter
 
 
 async def refusal(gateway: Gateway, token: str = "token", **changes: Any) -> TetherError:
@@ -300,8 +300,9 @@ async def test_a_crowd_is_turned_away_at_once(autojump_clock: MockClock) -> None
         await here.gateway.place("first")
         here.report(here.workers[0])
         room = here.orchestrator._placements._room
-        for number in range(MAX_WAITING):
-            room._queue.join("local", number)  # type: ignore[arg-type]
+        wish = Wish(b"j" * 32, TINY.name, TINY.version, "", frozenset())
+        for _ in range(MAX_WAITING):
+            room._queue.join("local", _Waiter("local", wish))
         began = trio.current_time()
         room._serve = lambda: None  # type: ignore[method-assign]
         assert (await refusal(here.gateway, "late")).code is CAPACITY

@@ -1,0 +1,57 @@
+"""Whoever would wait for longer than there is time is told so at once, with when to come again."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2p.errors import CAPACITY, TetherError
+from p2p.messages import POSITION, PositionRequest
+from tests.tetherd.orchestrator.region import region
+from tests.topics.world import TINY
+from tetherd.orchestrator.flow import LEAST
+
+
+async def test_a_wait_beyond_the_time_there_is_is_refused_before_it(autojump_clock: MockClock) -> None:
+    async with region(workers=1, slots=1) as there, trio.open_nursery() as nursery:
+        await there.gateway.place("one")
+        there.report(there.workers[0])
+        room = there.orchestrator._placements._room
+        for _ in range(LEAST):
+            room._flow.moved(TINY.name, trio.current_time())
+            await trio.sleep(1.0)
+        there.report(there.workers[0])
+        for number in range(4):
+            nursery.start_soon(there.gateway.place, f"early {number}")
+        await trio.sleep(0.1)
+        began = trio.current_time()
+        with pytest.raises(TetherError) as refused:
+            await there.gateway.place("late")
+        assert (refused.value.code, trio.current_time() - began < 0.1) == (CAPACITY, True)
+        assert refused.value.retry_after_s == pytest.approx(5.0, abs=0.5)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_for_want_of_room_says_when_to_come_again(autojump_clock: MockClock) -> None:
+    async with region(workers=1, slots=1) as there:
+        await there.gateway.place("one")
+        there.report(there.workers[0])
+        with pytest.raises(TetherError) as refused:
+            await there.gateway.place("two")
+        assert refused.value.code is CAPACITY
+        assert refused.value.retry_after_s is not None and refused.value.retry_after_s >= 1.0
+
+
+async def test_a_gateway_may_ask_how_far_its_job_has_come(autojump_clock: MockClock) -> None:
+    async with region(workers=1, slots=1) as there, trio.open_nursery() as nursery:
+        await there.gateway.place("one")
+        there.report(there.workers[0])
+        for number in (2, 3):
+            nursery.start_soon(there.gateway.place, f"token {number}")
+            await trio.sleep(0.1)
+        for number, position in ((2, 1), (3, 2), (9, 0)):
+            asked = PositionRequest(there.gateway.wanted(f"token {number}").job)
+            answer = await there.gateway.node.rpc.ask(there.leader.peer, POSITION, asked, timeout_s=1.0)
+            assert answer.position == position
+        nursery.cancel_scope.cancel()
