@@ -226,10 +226,7 @@ class SignedGrant(Message, frozen=True):
 
 
 class Placement(Message, frozen=True):
-    """The orchestrator's answer. worker_credential: its certified encryption key is what the gateway seals to.
-
-    rates: what is left of the tenant's minute, if that is limited.
-    """
+    """The orchestrator's answer. worker_credential: its certified key is what is sealed to; rates: of the tenant's minute."""
 
     grant: SignedGrant
     worker_credential: bytes
@@ -239,16 +236,11 @@ class Placement(Message, frozen=True):
     rates: Rates | None = None
 
 
-class PositionRequest(Message, frozen=True):
-    """A gateway asks how far a placement that it waits for has come."""
+class QueuePlace(Message, frozen=True):
+    """A gateway asks how far the placement of a job has come, and is told: 1 is next, 0 does not wait there."""
 
     job: bytes
-
-
-class PositionAnswer(Message, frozen=True):
-    """position: 1 is next; 0: it does not wait there."""
-
-    position: int
+    position: int = 0
 
 
 class ReserveRequest(Message, frozen=True):
@@ -394,7 +386,7 @@ PRESENCE: Final = Method("presence", Announcement, Announcement)
 HEALTH: Final = Method("health", Announcement, Ack)
 ROSTER: Final = Method("roster", RosterRequest, Roster)
 PLACE: Final = Method("place", PlacementRequest, Placement)
-POSITION: Final = Method("position", PositionRequest, PositionAnswer)
+POSITION: Final = Method("position", QueuePlace, QueuePlace)
 RESERVE: Final = Method("reserve", ReserveRequest, ReserveAnswer)
 RELEASE: Final = Method("release", ReleaseRequest, Ack)
 RENEW_LEASE: Final = Method("renew-lease", LeaseRenewal, Ack)

@@ -40,7 +40,7 @@ from p2p.errors import (
 )
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
-from p2p.messages import PLACE, POSITION, RELEASE, PlacementRequest, PositionRequest, ReleaseRequest
+from p2p.messages import PLACE, POSITION, RELEASE, PlacementRequest, QueuePlace, ReleaseRequest
 from p2p.rpc import Rpc
 from p2p.transport import PeerAddress, Transport
 from tetherd.gateway.grants import Granted, check_placement
@@ -161,7 +161,7 @@ class Placer:
             await trio.sleep(self._settings.position_s)
             for leader in self._swarm.leaders()[:1]:
                 with suppress(TetherError):
-                    asked = PositionRequest(job)
+                    asked = QueuePlace(job)
                     told = await self._rpc.ask(leader, POSITION, asked, timeout_s=self._settings.position_s)
                     if told.position > 0:
                         queued(told.position)

@@ -23,8 +23,7 @@ from p2p.messages import (
     Ack,
     Placement,
     PlacementRequest,
-    PositionAnswer,
-    PositionRequest,
+    QueuePlace,
     Settlement,
 )
 from p2p.rates import Rates
@@ -207,9 +206,9 @@ class Orchestrator:
         self._check_is_gateway(gateway)
         return await self._settlements.settle(gateway, settlement)
 
-    async def _position(self, _gateway: PeerId, asked: PositionRequest) -> PositionAnswer:
+    async def _position(self, _gateway: PeerId, asked: QueuePlace) -> QueuePlace:
         """Whoever knows a job's id was told it by its gateway."""
-        return PositionAnswer(self._placements.position(asked.job))
+        return QueuePlace(asked.job, self._placements.position(asked.job))
 
     def _check_leads(self) -> None:
         """Two nodes may lead for a moment, for the ledger fences jobs; one that knows better says so."""

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from p2p.errors import CAPACITY, TetherError
-from p2p.messages import POSITION, PositionRequest
+from p2p.messages import POSITION, QueuePlace
 from tests.tetherd.orchestrator.region import region
 from tests.topics.world import TINY
 from tetherd.orchestrator.flow import LEAST
@@ -51,7 +51,7 @@ async def test_a_gateway_may_ask_how_far_its_job_has_come(autojump_clock: MockCl
             nursery.start_soon(there.gateway.place, f"token {number}")
             await trio.sleep(0.1)
         for number, position in ((2, 1), (3, 2), (9, 0)):
-            asked = PositionRequest(there.gateway.wanted(f"token {number}").job)
+            asked = QueuePlace(there.gateway.wanted(f"token {number}").job)
             answer = await there.gateway.node.rpc.ask(there.leader.peer, POSITION, asked, timeout_s=1.0)
             assert answer.position == position
         nursery.cancel_scope.cancel()
