@@ -226,7 +226,7 @@ class SignedGrant(Message, frozen=True):
 
 
 class Placement(Message, frozen=True):
-    """The orchestrator's answer. worker_credential: its certified key is what is sealed to; rates: of the tenant's minute."""
+    """The orchestrator's answer. worker_credential: its certified key is sealed to; rates: of the tenant's minute."""
 
     grant: SignedGrant
     worker_credential: bytes
