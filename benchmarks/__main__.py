@@ -24,6 +24,7 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "idle": (idle.measure,),
     "ledger": (ledger.measure,),
     "engine": (engine.measure,),
+    **{f"engine-{name}": (partial(engine.measure, models=[name]),) for name in engine.SHAPES},
     "punch": (punch.measure,),
     "transport": (transport.measure,),
     "artifacts": (artifacts.measure,),

@@ -21,6 +21,8 @@ MAX_KEY_BYTES: Final = 65_535
 MAX_STRING_BYTES: Final = 1 << 20
 """Of a single value; chat templates reach tens of kilobytes."""
 MAX_ARRAY_ITEMS: Final = 1 << 24
+BLOCK_BYTES: Final = 1 << 16
+_LENGTH: Final = struct.Struct("<Q")
 MAX_TENSOR_NAME_BYTES: Final = 63
 """GGML_MAX_NAME without its terminator."""
 MAX_DIMENSIONS: Final = 4
@@ -175,8 +177,7 @@ class _Reader:
 
     def _skip_items(self, key: str, kind: int, count: int) -> None:
         if kind == _STRING:
-            for _ in range(count):
-                self._skip_string()
+            self._skip_strings(count)
         elif kind in _SCALARS:
             self._skip(count * struct.calcsize("<" + _SCALARS[kind]))
         else:
@@ -237,6 +238,19 @@ class _Reader:
     def _skip_string(self) -> None:
         (length,) = self._unpack("<Q")
         self._skip(length)
+
+    def _skip_strings(self, count: int) -> None:
+        """By blocks: a vocabulary of 128,000 tokens and its merges are 400,000 texts."""
+        while count:
+            start = self.file.tell()
+            block = self.file.read(BLOCK_BYTES)
+            at, last = 0, len(block) - _LENGTH.size
+            while count and at <= last:
+                at += _LENGTH.size + _LENGTH.unpack_from(block, at)[0]
+                count -= 1
+            if not at or start + at > self.size:
+                raise _Bad("it is cut short in its header")
+            self.file.seek(start + at)
 
     def _skip(self, length: int) -> None:
         if length > self.size - self.file.tell():

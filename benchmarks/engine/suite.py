@@ -7,7 +7,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,19 @@ import llama_cpp
 import trio
 
 from benchmarks.engine.llama_server import Server, build, serving
-from benchmarks.engine.models import model_path
+from benchmarks.engine.models import SHAPES, model_path
 from benchmarks.report import Row, row, say
 from inference.batch import Batch
 from inference.engine import Generation
 from inference.engine_wire import Generate
+from inference.gguf import read_header
 from inference.llama import LlamaEngine, LlamaSettings, open_llama
 from inference.native import Context, Model, start
 from inference.pace import Pace
+from inference.sizing import SMALL_MODEL_PARAMETERS
 from p2p.content import Sampling
+
+__all__ = ["SHAPES", "measure"]
 
 STREAMS: Final = (1, 4, 8, 16)
 MODELS: Final = ("25M", "135M")
@@ -45,19 +49,19 @@ class Plan:
     tokens: int
 
 
-def measure(runs: int) -> list[Row]:
+def measure(runs: int, models: Sequence[str] = MODELS) -> list[Row]:
     """Every measure of every model, the peer's run between ours."""
     program = build()
-    threads = max(1, len(os.sched_getaffinity(0)))
     rows: list[Row] = []
-    for name in MODELS:
+    for name in models:
         plan = Plan(name, model_path(name), 128 if name == "25M" else 48)
+        # As the engine itself would choose: threads that spin for each other only harm a small model.
+        threads = 1 if read_header(plan.path).parameters < SMALL_MODEL_PARAMETERS else _cores()
         with serving(program, plan.path, slots=max(STREAMS), context_tokens=CONTEXT, threads=threads) as peer:
             rows += trio.run(_beside, plan, peer, threads, runs)
         rows.append(_sequential(plan, threads, runs))
         rows += trio.run(_alone, plan, threads, runs)
-    rows.append(_python_cost(model_path("25M"), runs))
-    return rows
+    return [*rows, _python_cost(model_path("25M"), runs)]
 
 
 async def _beside(plan: Plan, peer: Server, threads: int, runs: int) -> list[Row]:
@@ -309,6 +313,10 @@ def _prompts(seed: int, count: int, tokens: int) -> list[tuple[int, ...]]:
     """Other ones for every run, so that no cache helps; the ids of ordinary words in the built-in vocabulary."""
     chance = random.Random(seed)
     return [tuple(chance.randrange(300, 1_000) for _ in range(tokens)) for _ in range(count)]
+
+
+def _cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)))
 
 
 def _last(taken: dict[int, list[float]]) -> str:

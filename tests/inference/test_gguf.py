@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -97,6 +98,16 @@ def test_a_header_says_what_the_model_is(file: Path) -> None:
     )
 
 
+@given(lengths=st.lists(st.sampled_from([0, 1, 7, 65_520, 65_536, 200_000]), max_size=6))
+def test_a_long_list_of_texts_is_skipped_to_its_end(lengths: list[int]) -> None:
+    listed = b"".join(text(b"x" * length) for length in lengths)
+    value = entry("tokenizer.ggml.merges", ARRAY, struct.pack("<IQ", STRING, len(lengths)) + listed)
+    with NamedTemporaryFile() as made:
+        made.write(gguf(value, *MODEL_ENTRIES))
+        made.flush()
+        assert read_header(Path(made.name)).vocabulary == 3
+
+
 def test_the_built_in_model_passes() -> None:
     header = read_header(MODEL_PATH)
     assert header.context_length >= 512
@@ -128,6 +139,8 @@ def test_the_built_in_model_passes() -> None:
         (gguf(*MODEL_ENTRIES, entry("x", ARRAY, struct.pack("<IQ", ARRAY, 1))), "unknown type 9"),
         (gguf(*MODEL_ENTRIES, entry("x", ARRAY, struct.pack("<IQ", 0, 1 << 60))), "items"),
         (gguf(*MODEL_ENTRIES, entry("x", STRING, struct.pack("<Q", 1 << 62))), "cut short"),
+        (gguf(*MODEL_ENTRIES, entry("x", ARRAY, struct.pack("<IQQ", STRING, 2, 1 << 62))), "cut short"),
+        (gguf(*MODEL_ENTRIES, entry("x", ARRAY, struct.pack("<IQ", STRING, 1 << 20))), "cut short"),
         (gguf(*MODEL_ENTRIES, entry("general.name", STRING, struct.pack("<Q", 1 << 62))), "text of"),
         (gguf(*MODEL_ENTRIES, entry("general.name", STRING, text(b"\xff\xfe"))), "UTF-8"),
         (gguf(*MODEL_ENTRIES, tensors=(tensor("w", ()),)), "0 dimensions"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -107,18 +108,32 @@ def test_the_borders_of_a_prompt_do_not_depend_on_the_company(prompts: list[int]
 
 
 class Serving(RuleBasedStateMachine):
-    """Requests come, go and are cancelled in any order; each wants a number of tokens."""
+    """Requests come, go and are cancelled in any order; each wants a number of tokens, some begin with what is there.
+
+    It is the scheduler's memory, too: it gives any free slot, and says of each how much it holds.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(SLOTS, CHUNK)
+        self.scheduler = Scheduler(SLOTS, CHUNK, self)
+        self.held: dict[int, int] = {}
         self.wanted: dict[int, int] = {}
         self.prompts: dict[int, int] = {}
         self.in_slot: dict[int, int] = {}
         self.next_request = 0
 
-    @rule(tokens=st.integers(1, 3 * CHUNK), wanted=st.integers(1, 5))
-    def submit(self, tokens: int, wanted: int) -> None:
+    def choose(self, request: int, free: Sequence[int]) -> int:
+        assert request in self.wanted
+        return free[request % len(free)]
+
+    def begin(self, request: int, slot: int) -> int:
+        assert request not in self.in_slot, "it began twice"
+        self.in_slot[request] = self.held[request]
+        return self.held[request]
+
+    @rule(tokens=st.integers(1, 3 * CHUNK), wanted=st.integers(1, 5), held=st.integers(0, 3))
+    def submit(self, tokens: int, wanted: int, held: int) -> None:
+        self.held[self.next_request] = min(held * CHUNK, (tokens - 1) // CHUNK * CHUNK)
         self.scheduler.submit(self.next_request, tokens)
         self.wanted[self.next_request] = wanted
         self.prompts[self.next_request] = tokens
@@ -136,7 +151,7 @@ class Serving(RuleBasedStateMachine):
         slots = [work.slot for work in works(step)]
         assert len(slots) == len(set(slots))
         for work in works(step):
-            assert self.in_slot.setdefault(work.request, 0) == work.start
+            assert self.in_slot[work.request] == work.start
             self.in_slot[work.request] += work.count
             if work.samples:
                 assert self.in_slot[work.request] == self.prompts[work.request]
@@ -164,6 +179,8 @@ class Serving(RuleBasedStateMachine):
         free = [self.scheduler.leave(request) for request in range(self.next_request)]
         assert free == [None] * self.next_request
         for request in range(SLOTS):
+            self.wanted[request] = self.held[request] = 0
+            self.in_slot.clear()
             self.scheduler.submit(request, 1)
         assert [work.slot for work in self.scheduler.plan(SLOTS).decode] == list(range(SLOTS))
 
