@@ -12,13 +12,16 @@ from p2p.identity import PeerId
 from p2p.rates import Rates
 from tetherd.tenants.keys import KeyProof
 
+Queued = Callable[[int], None]
+"""Is told the place in the queue while there is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One parsed request. Exactly one of messages and prompt. max_tokens None: as many as the context holds.
 
     sampling.seed None-ness is in seed_given: without one the gateway draws it. traceparent: W3C, or "".
-    key: the tenant's, None for `local`; queued: is told the place in the queue while there is one.
+    key: the tenant's, None for `local`. It is plain data: the input of a job that dies is kept as such.
     """
 
     tenant: str
@@ -32,7 +35,6 @@ class Submission:
     traceparent: str = ""
     key: KeyProof | None = None
     tools: tuple[Tool, ...] = ()
-    queued: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ class ModelSummary:
 class Inference(Protocol):
     """The gateway as the shim sees it."""
 
-    def submit(self, submission: Submission) -> AbstractAsyncContextManager[Answer]:
+    def submit(
+        self, submission: Submission, queued: Queued | None = None
+    ) -> AbstractAsyncContextManager[Answer]:
         """Place a request; leaving the context cancels what is not finished, down to the batch slot."""
         ...
 

@@ -15,7 +15,7 @@ from p2p.errors import TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.messages import JobEnd, PlacementRequest, Settlement, SignedReceipt
 from p2p.traceparent import context_of, current_traceparent
-from tetherd.gateway.answer import Delta, End, ModelSummary, Started
+from tetherd.gateway.answer import Delta, End, ModelSummary, Queued, Started
 from tetherd.gateway.attempt import Attempts, Chunks
 from tetherd.gateway.chunks import countersign, events_of
 from tetherd.gateway.dispatch import (
@@ -69,7 +69,7 @@ class Order:
     key: KeyProof | None = None
     input: bytes = b""
     seed_given: bool = False
-    queued: Callable[[int], None] | None = None
+    queued: Queued | None = None
 
     @property
     def asker(self) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 import trio
@@ -84,7 +83,7 @@ class AnswerResponse(Response):
         async def one(choice: Choice) -> None:
             async with limit:
                 try:
-                    async with self._inference.submit(choice.submission) as answer:
+                    async with self._inference.submit(choice.submission, choice.queued) as answer:
                         await follow(choice, answer)
                 except TetherError as error:
                     failures.append(error)
@@ -113,7 +112,7 @@ class AnswerResponse(Response):
         """Write the events; or return what is answered instead, while there is no status yet."""
         opening = _Opening(stream, self._kind)
         for choice in self._choices[:1]:
-            choice.submission = replace(choice.submission, queued=stream.queued)
+            choice.queued = stream.queued
         nursery.start_soon(opening.run)
         left = len(self._choices)
 

@@ -17,7 +17,7 @@ async def test_the_place_in_the_queue_is_a_comment_whenever_it_changes(
     async def move_up() -> None:
         await inference.submitted.wait()
         assert inference.accept_after is not None
-        tell = inference.submissions[0].queued
+        tell = inference.queued[0]
         assert tell is not None
         for position in (3, 3, 2, 1):
             await trio.sleep(1.0)
