@@ -30,14 +30,21 @@ class Reports:
     async def each(self, make: Callable[[], Script[Result]]) -> Result:
         """Run a script that only reads. Raises as `Database.each` of the primary does."""
         if self._url and trio.current_time() >= self._retry_at:
+            import asyncpg
+
             try:
                 return await (await self._opened()).each(make)
             except TetherError as error:
                 if error.code is not LEDGER_UNAVAILABLE:
                     raise
-                self._retry_at = trio.current_time() + RETRY_S
-                _log.warning("replica.away", url=redacted(self._url), detail=error.detail)
+                self._leave_alone(error.detail)
+            except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+                self._leave_alone("it has not followed the last migration yet")
         return await self._primary.each(make)
+
+    def _leave_alone(self, why: str) -> None:
+        self._retry_at = trio.current_time() + RETRY_S
+        _log.warning("replica.away", url=redacted(self._url), detail=why)
 
     async def close(self) -> None:
         if self._replica is not None:
