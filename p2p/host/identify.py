@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -129,11 +130,18 @@ class Identification:
             tell(peer, frozenset(message.protocols))
 
     def _heed(self, witness: PeerId, raw: bytes) -> None:
-        """What a peer sees tells of the listening port only if the connection uses that port."""
+        """What a peer sees tells of the listening port only if the connection uses that port.
+
+        From another one it tells the host: while nothing better is known, most routers keep the port.
+        """
         path, seen = self._switch.path(witness), seen_from_wire(raw)
-        ports = {one.port for one in self._switch.bound()}
-        if seen is None or path is None or path.local is None or path.local.port not in ports:
+        if seen is None or path is None or path.local is None:
             return
+        if path.local.port not in {one.port for one in self._switch.bound()}:
+            listening = self._switch.ways.port(seen.family)
+            if listening is None or self._observed.outside():
+                return
+            seen = replace(seen, port=listening.port)
         if self._observed.saw(witness, seen):
             for tell in self.seen_anew:
                 tell()

@@ -95,6 +95,10 @@ async def connect_from(source: TcpAddress, target: TcpAddress) -> trio.SocketStr
     return trio.SocketStream(one)
 
 
+LAST_ACK_S: Final = 0.5
+"""An earlier connection between the same ports needs a round trip more to be over, once both sides have closed it."""
+_TAKEN: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL)
+
 Connect = Callable[[str], Awaitable[Pipe]]
 """Make the pipe to an address. Raises OSError."""
 Arrival = tuple[str, Pipe]
@@ -102,12 +106,16 @@ Arrival = tuple[str, Pipe]
 
 async def connect_tcp(target: TcpAddress, source: TcpAddress | None = None) -> trio.SocketStream:
     """source: from where to, if that is free for this target. Raises OSError."""
-    if source is not None:
+    patience_s = trio.current_time() + LAST_ACK_S
+    while source is not None:
         try:
             return await connect_from(source, target)
         except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL):
+            if error.errno not in _TAKEN:
                 raise
+        if trio.current_time() > patience_s:
+            break
+        await trio.sleep(LAST_ACK_S / 10)
     return await trio.open_tcp_stream(target.host, target.port)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from tests.net.internet import Internet, Nat
+from tests.net.internet import PORT, Internet, Nat
 from tests.net.namespaces import needs_namespaces
 from tests.net.nodes import open_node
 
@@ -33,3 +33,18 @@ async def test_a_node_is_found_behind_its_relay_again_after_the_cable_was_pulled
             await alice.ask("connect", peer=bob.peer, addresses=ways)
             counted = await alice.ask("count", peer=bob.peer, numbers=20, interval_s=0.0)
             assert (counted["numbers"], counted["ordered"]) == (20, True)
+
+
+async def test_a_node_behind_a_router_dials_from_its_listening_port_again_and_again() -> None:
+    with Internet() as net:
+        async with (
+            open_node(net.public(), 0) as outside,
+            open_node(net.behind(Nat.EIM, delay_ms=10), 1) as inside,
+        ):
+            for _ in range(3):
+                await inside.connect(outside)
+                sockets = inside.where.namespace.run("ss", "-Htn", "state", "established")
+                assert f"{inside.where.address}:{PORT} {outside.where.address}:{PORT}" in " ".join(
+                    sockets.split()
+                )
+                await inside.ask("disconnect", peer=outside.peer)
