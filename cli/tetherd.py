@@ -31,6 +31,14 @@ def join(
     relay: Literal["auto", "off"] | None = None,
     relay_rate: float | None = None,
     http: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    behind_proxy: bool | None = None,
+    require_keys: bool | None = None,
+    oidc_issuer: str | None = None,
+    oidc_audience: str | None = None,
+    oidc_tenant_claim: str | None = None,
+    oidc_scopes_claim: str | None = None,
     data_dir: str | None = None,
     store: str | None = None,
     store_replica: str | None = None,
@@ -71,6 +79,22 @@ def join(
         Bytes a second for that, all members together. Default 4000000.
     http
         Where the OpenAI-style shim listens: host:port, port 0 picks a free one. Default 127.0.0.1:7575.
+    tls_cert
+        A certificate with its chain (PEM): the shim then speaks TLS, and may serve other machines.
+    tls_key
+        The certificate's key (PEM, without a password).
+    behind_proxy
+        TLS ends at a proxy in front of this node.
+    require_keys
+        Refuse whoever shows no API key or token, also while there are no tenants.
+    oidc_issuer
+        An OIDC issuer whose tokens stand for an API key, as it stands in them: https://login.example.com/realm.
+    oidc_audience
+        What the tokens have to be for.
+    oidc_tenant_claim
+        Which claim names the tenant. Default: tenant.
+    oidc_scopes_claim
+        Which claim holds infer or model:NAME. Default: none, a token may do everything.
     data_dir
         Where keys, ledger and models are kept. Default ~/.local/share/tether.
     store
@@ -106,6 +130,14 @@ def join(
         "relay": relay,
         "relay_rate": relay_rate,
         "http.bind": http,
+        "http.tls_cert": tls_cert,
+        "http.tls_key": tls_key,
+        "http.behind_proxy": behind_proxy,
+        "require_keys": require_keys,
+        "oidc.issuer": oidc_issuer,
+        "oidc.audience": oidc_audience,
+        "oidc.tenant_claim": oidc_tenant_claim,
+        "oidc.scopes_claim": oidc_scopes_claim,
         "data_dir": data_dir,
         "store": store,
         "store_replica": store_replica,

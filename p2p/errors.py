@@ -98,6 +98,9 @@ FORBIDDEN: Final = Code("FORBIDDEN", 403, False, "This node's certificate does n
 LEDGER_UNAVAILABLE: Final = Code(
     "LEDGER_UNAVAILABLE", 503, True, "The ledger cannot be written now: see its disk or its PostgreSQL."
 )
+ISSUER_UNAVAILABLE: Final = Code(
+    "ISSUER_UNAVAILABLE", 503, True, "See whether the OIDC issuer answers at its address (oidc.issuer)."
+)
 
 # The wire.
 FRAME_TOO_LARGE: Final = Code("FRAME_TOO_LARGE", 400, False, "The peer announced a frame over the limit.")

@@ -22,6 +22,7 @@ from p2p.messages import ROLES, Role
 ENV_PREFIX: Final = "TETHER_"
 PORT: Final = 7576
 """For other nodes: a fixed one, so that tickets outlive a restart."""
+_WILDCARDS: Final = ("0.0.0.0", "::")
 Settings = dict[str, Any]
 
 
@@ -40,6 +41,23 @@ class HttpConfig(Section, frozen=True):
     """Names besides loopback and the bound address that a Host header may carry."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages that may call the shim from a browser."""
+    tls_cert: Path | None = None
+    """PEM, with the chain. With it the shim may be bound to other addresses than loopback, if it asks for keys."""
+    tls_key: Path | None = None
+    behind_proxy: bool = False
+    """TLS ends at a proxy in front, which alone can reach the address that is bound."""
+
+
+class OidcConfig(Section, frozen=True):
+    """Whose tokens stand for an API key, on gateways and orchestrators alike."""
+
+    issuer: str = ""
+    """As it stands in the tokens: https://login.example.com/realm; empty: tokens are not looked at."""
+    audience: str = ""
+    """What the tokens have to be for, so that those for other services are worth nothing here."""
+    tenant_claim: str = "tenant"
+    scopes_claim: str = ""
+    """Where infer or model:NAME stand, such as scope; empty: a token may do everything."""
 
 
 class WorkerConfig(Section, frozen=True):
@@ -121,10 +139,11 @@ class Config(Section, frozen=True):
     idle_connections: int | None = None
     """Beyond so many, those to peers that were used longest ago are let go; none: 128, of an orchestrator 2048."""
     require_keys: bool = False
-    """An orchestrator's: refuse requests without an API key also while it knows no tenants, as after a lost disk."""
+    """Refuse requests without an API key also while there are no tenants, as after a lost disk."""
     drain_s: float = 30.0
     """How long SIGTERM waits for running answers."""
     http: HttpConfig = HttpConfig()
+    oidc: OidcConfig = OidcConfig()
     worker: WorkerConfig = WorkerConfig()
     models: ModelsConfig = ModelsConfig()
     quotas: QuotasConfig = QuotasConfig()
@@ -172,13 +191,13 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
+def bound_names(host: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """By which names clients may call a shim that is bound to host; a wildcard is none."""
+    return allowed if host in _WILDCARDS else (host, *allowed)
+
+
 def _checked(config: Config) -> Config:
-    host, _ = parse_bind(config.http.bind)
-    if not is_loopback(host):
-        raise _wrong(
-            "http.bind",
-            f"{host} is not loopback, and without tenants the shim asks nobody for a key; bind 127.0.0.1",
-        )
+    _check_http(config)
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", config.region):
         raise _wrong(
             "region", f"{config.region!r} has to be lower-case letters, digits and dashes, at most 32"
@@ -209,6 +228,30 @@ def _checked(config: Config) -> Config:
     if not 1024 <= config.http.max_body_bytes <= 1 << 30:
         raise _wrong("http.max_body_bytes", "it has to be between 1 KiB and 1 GiB")
     return config
+
+
+def _check_http(config: Config) -> None:
+    """Others than this machine are served by TLS, and by key or token."""
+    http, oidc = config.http, config.oidc
+    if oidc.issuer and not oidc.issuer.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+        raise _wrong("oidc.issuer", "it has to be an https:// address, as it stands in the tokens")
+    if bool(oidc.issuer) != bool(oidc.audience):
+        raise _wrong("oidc.audience", "issuer and audience belong together: give both")
+    if (http.tls_cert is None) != (http.tls_key is None):
+        raise _wrong("http.tls_key", "certificate and key belong together: give both")
+    host, _ = parse_bind(http.bind)
+    if is_loopback(host):
+        return
+    if not (config.require_keys or oidc.issuer):
+        detail = (
+            f"{host} is not loopback, and nobody would be asked for a key: set require_keys or oidc.issuer"
+        )
+        raise _wrong("http.bind", f"{detail}, or bind 127.0.0.1")
+    if http.tls_cert is None and not http.behind_proxy:
+        detail = f"{host} is not loopback, and keys would travel in clear: give --tls-cert and --tls-key"
+        raise _wrong("http.bind", f"{detail}, or --behind-proxy where TLS ends in front of it")
+    if host in _WILDCARDS and not http.allowed_hosts:
+        raise _wrong("http.allowed_hosts", f"{host} has no name: say by which names clients call this node")
 
 
 def _read_toml(file: Path) -> Settings:

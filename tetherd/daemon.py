@@ -27,7 +27,7 @@ from p2p.rpc import Rpc
 from p2p.transport import Network, PeerAddress
 from tetherd import __version__
 from tetherd.admin import build_admin
-from tetherd.config import PORT, Config, parse_bind
+from tetherd.config import PORT, Config, bound_names, parse_bind
 from tetherd.data_dir import DataDir, Standing
 from tetherd.duties import Duties, Node
 from tetherd.gateway.absent import NoGateway
@@ -35,6 +35,7 @@ from tetherd.gateway.answer import ModelSummary
 from tetherd.gateway.models import summarize
 from tetherd.http.app import HttpSettings, build_app
 from tetherd.http.serve import serve, serve_unix, until_set
+from tetherd.http.tls import read_tls
 from tetherd.issuer import IssuerDesk, orchestrators_in, other_issuers
 from tetherd.joining import Passport, Plan, addresses_in, enrol, found, plan, reach_swarm, restored
 from tetherd.models import ModelHouse
@@ -248,10 +249,13 @@ class Daemon:
         standing: Standing,
     ) -> str:
         http = self._config.http
-        settings = HttpSettings(http.max_body_bytes, http.allowed_hosts, http.allowed_origins)
-        app = build_app(self._duties.gateway or NoGateway(), settings, self._metrics.text)
         host, port = parse_bind(http.bind)
-        url: str = await parts.start(until_set(serve, app, host, port, self._stop))
+        settings = HttpSettings(
+            http.max_body_bytes, bound_names(host, http.allowed_hosts), http.allowed_origins
+        )
+        app = build_app(self._duties.gateway or NoGateway(), settings, self._metrics.text)
+        tls = read_tls(http.tls_cert, http.tls_key)
+        url: str = await parts.start(until_set(serve, app, host, port, tls, self._stop))
 
         def served() -> list[ModelSummary]:
             return summarize(swarm.view.workers(swarm.region))

@@ -23,7 +23,7 @@ from p2p.membership import Member, Papers, SwarmId
 from p2p.messages import RETRY_LETTER, HealthReport, RetryOrder, Role
 from p2p.rpc import Rpc
 from p2p.transport import PeerAddress
-from tetherd.config import Config
+from tetherd.config import Config, is_loopback, parse_bind
 from tetherd.data_dir import DataDir
 from tetherd.dead_letters.letters import MemoryLetters
 from tetherd.dead_letters.office import Office
@@ -36,6 +36,8 @@ from tetherd.gateway.journal import Journal
 from tetherd.gateway.replay import Replays
 from tetherd.gateway.retries import Retries
 from tetherd.gateway.secrets import local_secret
+from tetherd.identity.issuer import Issuer
+from tetherd.identity.tokens import Trust
 from tetherd.models import ModelHouse
 from tetherd.orchestrator.orchestrator import Orchestrator
 from tetherd.orchestrator.quotas import read_quotas
@@ -90,7 +92,10 @@ class Duties:
         self._swarm_id = SwarmId("")
         self._letters: Sequence[BaseRoute] = ()
         self._meaning: Callable[[str], str] = str
-        self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys)
+        oidc = config.oidc
+        trust = Trust(oidc.issuer, oidc.audience, oidc.tenant_claim, oidc.scopes_claim)
+        self._issuer = Issuer(trust, now=time.time) if oidc.issuer else None
+        self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys, tokens=self._issuer)
 
     async def take(self, parts: trio.Nursery, node: Node, roles: Sequence[Role]) -> None:
         """Returns when every part serves. A worker waits for its models here."""
@@ -169,6 +174,8 @@ class Duties:
             Retries(self._data.dead_inputs, local_secret(self._key), node.network, now=time.time),
             metrics=self._metrics.gateway,
             meaning=self._meaning,
+            tokens=self._issuer,
+            require_keys=self._config.require_keys or not is_loopback(parse_bind(self._config.http.bind)[0]),
         )
         await parts.start(self.gateway.run)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from p2p.errors import CONFIG_INVALID, TetherError
-from tetherd.config import load, parse_bind
+from tetherd.config import bound_names, load, parse_bind
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -42,7 +42,17 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ({"region": "eu", "roles": ["boss"]}, {}, "roles", "gateway, orchestrator, worker"),
         ({"region": "eu", "http.bind": "7575"}, {}, "http.bind", "host:port"),
         ({"region": "eu", "http.bind": "127.0.0.1:99999"}, {}, "http.bind", "host:port"),
-        ({"region": "eu", "http.bind": "0.0.0.0:7575"}, {}, "http.bind", "loopback"),
+        ({"region": "eu", "http.bind": "0.0.0.0:7575"}, {}, "http.bind", "require_keys"),
+        ({"region": "eu", "http.bind": "10.0.0.1:1", "require_keys": True}, {}, "http.bind", "--tls-cert"),
+        (
+            {"region": "eu", "http.bind": "[::]:1", "require_keys": True, "http.behind_proxy": True},
+            {},
+            "http.allowed_hosts",
+            "by which names",
+        ),
+        ({"region": "eu", "http.tls_cert": "a.pem"}, {}, "http.tls_key", "both"),
+        ({"region": "eu", "oidc.issuer": "https://a.example"}, {}, "oidc.audience", "both"),
+        ({"region": "eu", "oidc.issuer": "http://a.example"}, {}, "oidc.issuer", "https://"),
         ({"region": "eu", "store": "mysql://user:secret@host/db"}, {}, "store", "postgresql://… or memory"),
         (
             {"region": "eu", "worker.max_tokens_per_second": 0.0},
@@ -64,6 +74,20 @@ def test_a_wrong_setting_is_named_with_what_it_has_to_be(
     assert (caught.value.field or "").startswith(field)
     assert said in caught.value.message
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"http.tls_cert": "a.pem", "http.tls_key": "b.pem", "require_keys": True},
+        {"http.behind_proxy": True, "oidc.issuer": "https://a.example", "oidc.audience": "tether"},
+    ],
+)
+def test_a_lan_is_served_with_keys_or_tokens_and_tls(flags: dict[str, Any]) -> None:
+    config = load({"region": "eu", "http.bind": "10.0.0.1:7575", **flags}, {}, None)
+    assert config.http.bind == "10.0.0.1:7575"
+    assert bound_names("10.0.0.1", ("a.lan",)) == ("10.0.0.1", "a.lan")
+    assert bound_names("0.0.0.0", ("a.lan",)) == ("a.lan",)
 
 
 @pytest.mark.parametrize("text", ["region = [", "\xff"])

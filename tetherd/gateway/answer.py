@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from p2p.content import ChatMessage, Sampling, TokenLogprob, Tool, Usage
 from p2p.identity import PeerId
 from p2p.rates import Rates
+from tetherd.identity.tokens import TokenProof
 from tetherd.tenants.keys import KeyProof
 
 Queued = Callable[[int], None]
@@ -33,7 +34,7 @@ class Submission:
     seed_given: bool = False
     idempotency_key: str | None = None
     traceparent: str = ""
-    key: KeyProof | None = None
+    key: KeyProof | TokenProof | None = None
     tools: tuple[Tool, ...] = ()
 
 

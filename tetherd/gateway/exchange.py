@@ -40,6 +40,7 @@ from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics
 from tetherd.gateway.refusals import Refusals
 from tetherd.gateway.settings import GatewaySettings
+from tetherd.identity.tokens import TokenProof
 from tetherd.tenants.keys import KeyProof
 
 BUFFERED: Final = 16
@@ -66,7 +67,7 @@ class Order:
     max_tokens: int
     traceparent: str
     created: float
-    key: KeyProof | None = None
+    key: KeyProof | TokenProof | None = None
     input: bytes = b""
     seed_given: bool = False
     queued: Queued | None = None

@@ -6,6 +6,7 @@ It alone has the prompt, so it alone can go on elsewhere when a worker dies. Wha
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 import uuid
@@ -25,6 +26,7 @@ from p2p.errors import (
     IN_FLIGHT,
     LEDGER_UNAVAILABLE,
     RETRY_TOKEN_CONFLICT,
+    UNAUTHENTICATED,
     TetherError,
 )
 from p2p.identity import NodeKey, PeerId
@@ -49,6 +51,7 @@ from tetherd.gateway.retries import Retries
 from tetherd.gateway.secrets import drawn_seed, input_digest, local_secret, mac_key
 from tetherd.gateway.settings import GatewaySettings
 from tetherd.gateway.settling import Settler
+from tetherd.identity.tokens import TokenProof, Tokens
 
 TOOLS_TOKENS: Final = 512
 """What a template says about tools in general."""
@@ -67,7 +70,10 @@ class _Asked:
 
 
 class Gateway:
-    """Implements `Inference`. now: unix seconds; draw: uniform in [0, 1), for backoff; meaning: of a model's alias."""
+    """Implements `Inference`. now: unix seconds; draw: uniform in [0, 1), for backoff; meaning: of a model's alias.
+
+    tokens: of the OIDC issuer, if one is trusted; require_keys: nothing is done for who shows neither key nor token.
+    """
 
     def __init__(
         self,
@@ -85,9 +91,13 @@ class Gateway:
         now: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
         meaning: Callable[[str], str] = str,
+        tokens: Tokens | None = None,
+        require_keys: bool = False,
     ) -> None:
         self._swarm = swarm
         self._meaning = meaning
+        self._tokens = tokens
+        self._require_keys = require_keys
         self._replays = replays
         self._settings = settings
         self._now = now
@@ -146,6 +156,7 @@ class Gateway:
     @asynccontextmanager
     async def submit(self, submission: Submission, queued: Queued | None = None) -> AsyncIterator[Answer]:
         """Raises TetherError, at once for what this gateway knows by itself: an unknown model, a key in use."""
+        submission = await self._known(submission)
         if self._draining:
             raise TetherError(DRAINING, "This node takes no new requests.", retry_after_s=RETRY_S)
         self._check_journal()
@@ -208,12 +219,32 @@ class Gateway:
 
     # ── How ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def _known(self, submission: Submission) -> Submission:
+        """Whose it is, if a token says so. Where no issuer is trusted, a token is as good as any placeholder.
+
+        Raises TetherError(UNAUTHENTICATED | TENANT_FORBIDDEN | ISSUER_UNAVAILABLE).
+        """
+        key = submission.key
+        if isinstance(key, TokenProof):
+            if self._tokens is None:
+                key = None
+            else:
+                claims = await self._tokens.check(key.token)
+                claims.check_model(submission.model)
+                key = msgspec.structs.replace(key, tenant=claims.tenant)
+                submission = dataclasses.replace(submission, tenant=claims.tenant)
+        if key is None and self._require_keys:
+            raise TetherError(
+                UNAUTHENTICATED, "This node serves nobody without a key.", field="Authorization"
+            )
+        return dataclasses.replace(submission, key=key)
+
     def _identify(self, submission: Submission) -> _Asked:
         """What makes a request this one: the same key and body give the same job, content and MAC."""
         retry_token = submission.idempotency_key or uuid.uuid4().hex
         job = job_id(submission.tenant, retry_token)
         sampling = submission.sampling
-        secret = submission.key.secret if submission.key else self._secret
+        secret = (submission.key and submission.key.secret) or self._secret
         if not submission.seed_given:
             sampling = replace(sampling, seed=drawn_seed(secret, job))
         content = SealedInput(

@@ -22,6 +22,7 @@ from tetherd.http.sampling import FIELDS as SAMPLING_FIELDS
 from tetherd.http.sampling import INT64, parse_sampling
 from tetherd.http.tools import FIELDS as TOOL_FIELDS
 from tetherd.http.tools import NO_TOOLS, Tools, parse_tools
+from tetherd.identity.tokens import TokenProof, looks_like_token
 from tetherd.tenants.keys import MARK, KeyProof, read_key
 
 LOCAL_TENANT: Final = "local"
@@ -117,7 +118,7 @@ def _parsed(
         sampling = structs.replace(sampling, json_schema=tools.schema)
     key = _key(headers)
     first = Submission(
-        tenant=key.tenant if key else LOCAL_TENANT,
+        tenant=key.tenant if isinstance(key, KeyProof) else LOCAL_TENANT,
         model=fields.text("model", at_most=MAX_MODEL_CHARS),
         sampling=sampling,
         max_tokens=_max_tokens(fields),
@@ -152,12 +153,14 @@ def _nth(first: Submission, content: _Content, index: int) -> Submission:
     )
 
 
-def _key(headers: Mapping[str, str]) -> KeyProof | None:
+def _key(headers: Mapping[str, str]) -> KeyProof | TokenProof | None:
     """None for what is none of ours: clients send placeholders, and whether one will do, the orchestrator says."""
     scheme, _, shown = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not (shown := shown.strip()).startswith(MARK):
+    if scheme.lower() != "bearer":
         return None
-    return read_key(shown)
+    if looks_like_token(shown := shown.strip()):
+        return TokenProof(shown)
+    return read_key(shown) if shown.startswith(MARK) else None
 
 
 def _prompts(fields: Fields) -> list[str]:

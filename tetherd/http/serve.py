@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 import stat
 import sys
 import traceback
@@ -34,6 +35,7 @@ from p2p.errors import ADDRESS_IN_USE, CONFIG_INVALID, TetherError
 GRACEFUL_S: Final = 3.0
 """Once told to stop, how long answers that are under way may take to end."""
 BACKLOG: Final = 256
+HANDSHAKE_S: Final = 10.0
 MAX_CONNECTIONS: Final = 2_048
 """Beyond that a new connection is closed at once: file descriptors are needed for peers, too."""
 
@@ -44,6 +46,7 @@ async def serve(
     app: Starlette,
     host: str,
     port: int,
+    tls: ssl.SSLContext | None = None,
     *,
     stop: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
@@ -52,7 +55,9 @@ async def serve(
     listener = _listen_tcp(host, port)
     bound = listener.getsockname()
     name = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-    await _serve(app, listener, stop, lambda: task_status.started(f"http://{name}:{bound[1]}"))
+    scheme = "https" if tls else "http"
+    url = f"{scheme}://{name}:{bound[1]}"
+    await _serve(app, listener, stop, lambda: task_status.started(url), tls)
 
 
 async def serve_unix(
@@ -114,10 +119,14 @@ def _remove(path: Path) -> None:
 
 
 async def _serve(
-    app: Starlette, listener: socket.socket, stop: Callable[[], Awaitable[None]], started: Callable[[], None]
+    app: Starlette,
+    listener: socket.socket,
+    stop: Callable[[], Awaitable[None]],
+    started: Callable[[], None],
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     listener.setblocking(False)
-    connections = _Connections(app)
+    connections = _Connections(app, tls)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connections.cut_when_cancelled)
         async with trio.open_nursery() as accepting:
@@ -136,7 +145,8 @@ async def _serve(
 class _Connections:
     """The clients that are connected."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
         self._context = WorkerContext(None)
@@ -150,7 +160,12 @@ class _Connections:
             return
         self._streams.add(stream)
         try:
-            server = TCPServer(self._app, self._config, self._context, ConnectionState({}), cast(Any, stream))
+            wrapped: trio.abc.Stream = stream
+            if self._tls is not None:
+                wrapped = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+            server = TCPServer(
+                self._app, self._config, self._context, ConnectionState({}), cast(Any, wrapped)
+            )
             await server.run()
         finally:
             self._streams.discard(stream)
@@ -193,5 +208,6 @@ def _config() -> Config:
     config.logger_class = _CrashLogger
     config.accesslog = config.errorlog = None
     config.include_server_header = False
+    config.ssl_handshake_timeout = HANDSHAKE_S
     config.h11_max_incomplete_size = 64 * 1024
     return config

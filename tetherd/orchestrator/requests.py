@@ -8,6 +8,7 @@ from typing import Final
 from p2p.errors import OUT_OF_RANGE, TetherError
 from p2p.job_id import job_id
 from p2p.messages import MAX_PREFIXES, PREFIX_BYTES, PlacementRequest, Settlement
+from tetherd.identity.tokens import MAX_TOKEN_BYTES, OIDC
 
 MAX_DEADLINE_S: Final = 600.0
 """What the openai client waits by default."""
@@ -38,7 +39,8 @@ def check_placement_request(request: PlacementRequest) -> None:
         maxPromptTokens=0 <= request.max_prompt_tokens <= MAX_TOKENS,
         lastAttempt=0 <= request.last_attempt < MAX_ATTEMPT,
         keyId=len(request.key_id) <= MAX_TEXT_CHARS,
-        proof=len(request.proof) in (0, MAC_BYTES),
+        proof=len(request.proof) in (0, MAC_BYTES)
+        or (request.key_id == OIDC and len(request.proof) <= MAX_TOKEN_BYTES),
         input=len(request.input) in (0, INPUT_BYTES),
         exclude=len(request.exclude) <= MAX_EXCLUDED,
         prefixes=len(request.prefixes) <= MAX_PREFIXES

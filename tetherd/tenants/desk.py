@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 from p2p.errors import FIELD_INVALID, NOT_FOUND, UNAUTHENTICATED, TetherError
 from p2p.identity import PeerId
 from p2p.messages import PlacementRequest
+from tetherd.identity.tokens import OIDC, Tokens
 from tetherd.quotas.limits import Limits, check_limits
 from tetherd.tenants.keys import KEY_ID_BYTES, SECRET_BYTES, TENANT, hash_of, make_key, prefix_of
 from tetherd.tenants.register import (
@@ -60,7 +61,7 @@ class TenantDesk:
     """now: unix seconds; draw: that many random bytes. A change is on the disk before it is true.
 
     require_keys: nobody is let in without a key, also while there are no tenants. shared: whether one ledger serves all
-    orchestrators, so that monthly limits can be kept.
+    orchestrators, so that monthly limits can be kept. tokens: of the OIDC issuer, if one is trusted.
     """
 
     shared = False
@@ -72,11 +73,13 @@ class TenantDesk:
         now: Callable[[], float],
         require_keys: bool = False,
         draw: Callable[[int], bytes] = os.urandom,
+        tokens: Tokens | None = None,
     ) -> None:
         self._keeper = keeper
         self._now = now
         self._require_keys = require_keys
         self._draw = draw
+        self._tokens = tokens
         self._turn = trio.Lock()
         self.register = Register.of(keeper.register())
 
@@ -86,10 +89,24 @@ class TenantDesk:
         """Raises TetherError(UNAUTHENTICATED | TENANT_FORBIDDEN)."""
         if self._require_keys and not request.key_id:
             raise TetherError(UNAUTHENTICATED, "This node lets nobody in without an API key.")
+        if request.key_id == OIDC:
+            return await self._admit_bearer(request)
         now = self._now()
         key = self.register.check(request, gateway, now)
         if key is not None and (key.last_used is None or now - key.last_used >= USED_EVERY_S):
             await self.take(Records(keys=(replace(key, last_used=now),)))
+
+    async def _admit_bearer(self, request: PlacementRequest) -> None:
+        """By the token itself: a gateway's word for it would let any gateway speak for any tenant."""
+        if self._tokens is None:
+            raise TetherError(
+                UNAUTHENTICATED, "This orchestrator trusts no OIDC issuer.", field="Authorization"
+            )
+        claims = await self._tokens.check(request.proof.decode("ascii", "replace"))
+        if claims.tenant != request.tenant_id:
+            raise TetherError(UNAUTHENTICATED, "The token is another tenant's.", field="Authorization")
+        self.register.check_tenant(claims.tenant)
+        claims.check_model(request.model_id)
 
     async def take(self, records: Records) -> None:
         """Join what another candidate has, or what changed here."""

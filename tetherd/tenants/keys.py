@@ -11,9 +11,9 @@ import hashlib
 import hmac
 import re
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from p2p.errors import UNAUTHENTICATED, TetherError
@@ -29,8 +29,7 @@ _KEY: Final = re.compile(rf"{MARK}({TENANT.pattern})_([0-9a-f]{{12}})_([A-Za-z0-
 _PROOF: Final = b"tether-placement-1\x00"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyProof:
+class KeyProof(msgspec.Struct, frozen=True, tag="key"):
     """What a gateway keeps of a key while it serves a request. key_hash: 32 bytes; secret: keys the request MAC."""
 
     tenant: str

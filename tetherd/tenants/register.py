@@ -123,12 +123,17 @@ class Register:
             raise _unknown("The API key was revoked.")
         if key.expires is not None and key.expires <= now:
             raise _unknown("The API key has expired.")
-        tenant = self.tenants.get(key.tenant)
-        if tenant is None or tenant.disabled:
-            raise TetherError(TENANT_FORBIDDEN, f"Tenant {key.tenant} is disabled.")
+        self.check_tenant(key.tenant)
         if key.scopes and not {"infer", f"model:{request.model_id}"} & set(key.scopes):
             raise TetherError(TENANT_FORBIDDEN, "This API key is not for this model.", field="model")
         return key
+
+    def check_tenant(self, name: str) -> None:
+        """Raises TetherError(TENANT_FORBIDDEN)."""
+        tenant = self.tenants.get(name)
+        if tenant is None or tenant.disabled:
+            why = "is disabled" if tenant else "is not known here"
+            raise TetherError(TENANT_FORBIDDEN, f"Tenant {name[:40]} {why}.")
 
 
 def after(record: _Record, now: float) -> float:

@@ -1,0 +1,1 @@
+"""Who a client is by the word of somebody else: tokens of an OIDC issuer."""
