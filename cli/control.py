@@ -27,6 +27,14 @@ class Control:
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         return self._ask("POST", path, body or {})
 
+    def follow(self, path: str) -> Iterator[Any]:
+        """What the daemon tells line by line, until it has no more to tell."""
+        with self._open("GET", path, None) as response:
+            if response.status >= 400:
+                raise error_in(json.loads(response.read()))
+            for line in response:
+                yield json.loads(line)
+
     def shim(self) -> str:
         """The base URL of the daemon's REST shim, as it wrote it to http.addr."""
         try:
@@ -35,19 +43,25 @@ class Control:
             raise self._not_running() from error
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        with self._open(method, path, body) as response:
+            answer = json.loads(response.read())
+        if response.status >= 400:
+            raise error_in(answer)
+        return answer
+
+    @contextmanager
+    def _open(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> Iterator[http.client.HTTPResponse]:
         connection = _UnixConnection(self._data_dir / "control.sock")
         try:
             headers = {"content-type": "application/json"}
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            response = connection.getresponse()
-            answer = json.loads(response.read())
+            yield connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise self._not_running() from error
         finally:
             connection.close()
-        if response.status >= 400:
-            raise error_in(answer)
-        return answer
 
     def _not_running(self) -> TetherError:
         return TetherError(NOT_RUNNING, f"No daemon answers on {self._data_dir}.")

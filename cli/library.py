@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ from cli.context import context, printed
 from cli.control import error_in
 from p2p.errors import FIELD_INVALID, TetherError
 
-POLL_S: Final = 0.2
 BAR_CHARS: Final = 24
 _UNITS: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _REMOTE: Final = ("hf:", "https://", "s3://")
@@ -246,15 +244,11 @@ def _show(answer: dict[str, Any]) -> None:
 def _errand(path: str, order: dict[str, Any], doing: str) -> Any:
     """Begin long work in the daemon and watch it. The daemon goes on with it when this command is stopped."""
     work = context.control.post(path, order)["work"]
-    drawn = False
-    while True:
-        shown = context.control.get(f"/work/{work}")
+    drawn, shown = False, dict[str, Any]()
+    for shown in context.control.follow(f"/work/{work}/events"):
         if sys.stderr.isatty() and not context.json and shown["sizeBytes"]:
             drawn = True
             print(f"\r\x1b[K{progress_line(doing, shown)}", end="", file=sys.stderr, flush=True)
-        if shown["state"] != "running":
-            break
-        time.sleep(POLL_S)
     if drawn:
         print(file=sys.stderr)
     if shown["error"] is not None:

@@ -88,10 +88,17 @@ def build_admin(operator: Operator, more: Sequence[BaseRoute] = ()) -> Starlette
     )
 
 
-def answered(handler: Callable[[Request], Awaitable[Json]]) -> Callable[[Request], Awaitable[Response]]:
+def answered(
+    handler: Callable[[Request], Awaitable[Json | Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """What a handler returns as JSON, unless it is a response already; what it raises as an error's JSON."""
+
     async def answer(request: Request) -> Response:
         try:
-            body, status = msgspec.json.encode(await handler(request)), 200
+            told = await handler(request)
+            if isinstance(told, Response):
+                return told
+            body, status = msgspec.json.encode(told), 200
         except TetherError as error:
             failure = {"code": error.code.name, "message": error.message, "field": error.field}
             body, status = msgspec.json.encode({"error": failure}), error.code.status

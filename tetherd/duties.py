@@ -42,6 +42,8 @@ from tetherd.models import ModelHouse
 from tetherd.orchestrator.orchestrator import Orchestrator
 from tetherd.orchestrator.quotas import read_quotas
 from tetherd.registry.desk import LibraryDesk, library_routes
+from tetherd.registry.errands import Errands
+from tetherd.registry.ledger_copy import LedgerCopy
 from tetherd.registry.library import Library, cache_limits
 from tetherd.registry.replicas import InRegion, Replicas
 from tetherd.store import SqlStore, open_store
@@ -99,15 +101,15 @@ class Duties:
 
     async def take(self, parts: trio.Nursery, node: Node, roles: Sequence[Role]) -> None:
         """Returns when every part serves. A worker waits for its models here."""
-        await self._open_library(parts, node)
+        library = await self._open_library(parts, node)
         if "orchestrator" in roles:
-            await self._orchestrate(parts, node)
+            await self._orchestrate(parts, node, library)
         if "gateway" in roles:
             await self._open_gateway(parts, node)
         if "worker" in roles:
             await self._lend(parts, node)
 
-    async def _open_library(self, parts: trio.Nursery, node: Node) -> None:
+    async def _open_library(self, parts: trio.Nursery, node: Node) -> Library:
         library = Library(
             self._data.models,
             self._key,
@@ -125,15 +127,20 @@ class Duties:
         self._meaning = library.catalogue.meaning
         replicas = Replicas(library, InRegion(node.swarm), node.rpc)
         await parts.start(replicas.run)
-        self._library = LibraryDesk(library, replicas)
-        await parts.start(self._library.run)
+        errands = Errands()
+        await parts.start(errands.run)
+        self._library = LibraryDesk(library, replicas, errands)
         self._models.open_library(library)
+        return library
 
-    async def _orchestrate(self, parts: trio.Nursery, node: Node) -> None:
+    async def _orchestrate(self, parts: trio.Nursery, node: Node, library: Library) -> None:
         self._swarm_id = node.papers.member.certificate.swarm_id
         store = self._store = await open_store(
             self._config.store, self._data.ledger, self._config.store_replica
         )
+        if isinstance(store, SqlStore):
+            copy = LedgerCopy(library.catalogue, store.database, store.reports)
+            parts.start_soon(copy.run)
         office = await parts.start(self._keep_letters, store)
         self._letters = letter_routes(office, partial(_ask_again, node))
         self.orchestrator = Orchestrator(

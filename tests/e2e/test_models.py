@@ -17,12 +17,11 @@ from tests.e2e.asking import client_of
 def work(node: LocalNode, path: str, order: dict[str, Any]) -> dict[str, Any]:
     """Long work, to its end. Raises TetherError as tetherctl does."""
     name = node.control.post(path, order)["work"]
-
-    def ended() -> dict[str, Any] | None:
-        shown: dict[str, Any] = node.control.get(f"/work/{name}")
-        return shown if shown["state"] != "running" else None
-
-    shown = until(ended, f"{path} {order}")
+    events = list(node.control.follow(f"/work/{name}/events"))
+    done = [event["doneBytes"] for event in events]
+    assert done == sorted(done) or len({event["sizeBytes"] for event in events}) > 1, "never backwards"
+    shown = node.control.get(f"/work/{name}")
+    assert shown == events[-1]
     if shown["error"] is not None:
         raise AssertionError(shown["error"])
     result: dict[str, Any] = shown["result"]

@@ -11,7 +11,6 @@ older release of the same version that somebody still shows is ignored.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -29,13 +28,14 @@ from inference.artifacts.release import (
     check_revocation,
     check_trust,
 )
-from p2p.errors import CAPACITY, MODEL_NOT_FOUND, TetherError
+from p2p.errors import CAPACITY, MODEL_INVALID, MODEL_NOT_FOUND, TetherError
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
 from p2p.messages import Message, Method
 from p2p.rpc import Rpc
 from p2p.transport import Network
 from p2p.wire import decode, encode
+from tetherd.registry.documents import Documents
 
 MAX_RELEASES: Final = 4_096
 MAX_WORDS: Final = 4_096
@@ -82,7 +82,7 @@ class Catalogue:
         heard: Callable[[Published], None] = lambda _: None,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._folder = folder
+        self._documents = Documents(folder)
         self._swarm_id = swarm_id
         self._rpc = rpc
         self._network = network
@@ -93,7 +93,7 @@ class Catalogue:
         self._aliases: dict[str, tuple[Alias, SignedRelease]] = {}
         self.revoked: set[PeerId] = set()
         self._trusted: dict[PeerId, bytes] = {}
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._news = trio.Event()
         self._load()
         rpc.serve(CATALOGUE, self._answer)
 
@@ -187,17 +187,17 @@ class Catalogue:
         else:
             self._revoke(publisher)
         self._words[word] = publisher
-        self._write(f"{hashlib.sha256(word).hexdigest()}.word", word)
+        self._write(_word_name(word), word)
 
     def _revoke(self, publisher: PeerId) -> None:
         self.revoked.add(publisher)
         for reference in [name for name, one in self._known.items() if one.publisher == publisher]:
             del self._known[reference]
-            (self._folder / f"{reference}.release").unlink(missing_ok=True)
+            self._remove(f"{reference}.release")
             _log.warning("release_revoked", model=reference, publisher=publisher)
         for name in [name for name, one in self._aliases.items() if one[1].publisher == publisher]:
             del self._aliases[name]
-            (self._folder / f"{name}.alias").unlink(missing_ok=True)
+            self._remove(f"{name}.alias")
 
     # ── Among nodes ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,33 +270,54 @@ class Catalogue:
         except TetherError as error:
             _log.debug("not_announced", cause=str(error)[:200])
 
-    # ── On the disk ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── As documents ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def documents(self) -> dict[str, bytes]:
+        """All that is known, by name, as it was signed: words, releases, aliases, in this order."""
+        words = {_word_name(word): word for word in self._words}
+        releases = {f"{reference}.release": encode(one.signed) for reference, one in self._known.items()}
+        aliases = {f"{name}.alias": encode(signed) for name, (_, signed) in self._aliases.items()}
+        return {**words, **releases, **aliases}
+
+    def add_document(self, name: str, data: bytes) -> None:
+        """Check one and keep it. Raises TetherError as the method for its kind does."""
+        match name.rpartition(".")[2]:
+            case "word":
+                self.add_word(data)
+            case "release":
+                self.add_release(decode(data, SignedRelease))
+            case "alias":
+                self.add_alias(decode(data, SignedRelease))
+            case _:
+                raise TetherError(MODEL_INVALID, f"The catalogue has no documents like {name[:80]!r}.")
+
+    async def changed(self) -> None:
+        """Wait for the next document that is new, or gone."""
+        await self._news.wait()
 
     def _load(self) -> None:
-        """Words first: what was revoked must not come back."""
-        kinds: dict[str, Callable[[bytes], object]] = {
-            "*.word": self.add_word,
-            "*.release": lambda data: self.add_release(decode(data, SignedRelease)),
-            "*.alias": lambda data: self.add_alias(decode(data, SignedRelease)),
-        }
-        for kind, add in kinds.items():
-            for path in sorted(self._folder.glob(kind)):
-                try:
-                    add(path.read_bytes())
-                except TetherError as error:
-                    _log.warning("catalogue_entry_dropped", path=path.name, cause=str(error)[:200])
-                    path.unlink()
+        for name, data in self._documents.all():
+            try:
+                self.add_document(name, data)
+            except TetherError as error:
+                _log.warning("catalogue_entry_dropped", path=name, cause=str(error)[:200])
+                self._documents.remove(name)
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self._folder / name
-        if path.exists() and path.read_bytes() == data:
-            return
-        draft = path.with_name(f"{name}.new")
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        if self._documents.write(name, data):
+            self._tell()
+
+    def _remove(self, name: str) -> None:
+        self._documents.remove(name)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+
+def _word_name(word: bytes) -> str:
+    return f"{hashlib.sha256(word).hexdigest()}.word"
 
 
 def name_key(swarm_id: SwarmId, name: str) -> bytes:

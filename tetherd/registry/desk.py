@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import trio
@@ -16,15 +12,12 @@ from starlette.routing import Route
 
 from inference.artifacts.fetching import Progress
 from inference.artifacts.release import Published
-from p2p.errors import NOT_FOUND, TetherError
 from p2p.identity import PeerId
 from tetherd.admin import Json, answered, read
-from tetherd.registry.library import Library, Order, Told
+from tetherd.registry.errands import Errands, Told, errand_routes
+from tetherd.registry.library import Library, Order
 from tetherd.registry.references import CatalogueEntry, parse
 from tetherd.registry.replicas import WANTED, Replicas
-
-MAX_ERRANDS: Final = 64
-"""Remembered, those under way always."""
 
 
 class _Body(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -66,44 +59,13 @@ class GcBody(_Body, frozen=True):
     free_bytes: int | None = None
 
 
-@dataclass(slots=True)
-class _Errand:
-    """Work under way, or how it ended."""
-
-    progress: Progress = Progress(0, 0, 0.0, 0)  # noqa: RUF009 it is frozen
-    result: dict[str, Any] | None = None
-    failure: TetherError | None = None
-    done: trio.Event = field(default_factory=trio.Event)
-
-    def shown(self) -> dict[str, Any]:
-        failure = self.failure
-        return {
-            "state": "failed" if failure else "done" if self.result is not None else "running",
-            "doneBytes": self.progress.done,
-            "sizeBytes": self.progress.size,
-            "bytesPerSecond": round(self.progress.rate),
-            "sources": self.progress.sources,
-            "result": self.result,
-            "error": {"code": failure.code.name, "message": failure.message, "field": failure.field}
-            if failure
-            else None,
-        }
-
-
 class LibraryDesk:
-    """run: where errands go on; it is cancelled with the node, and what has come then stays on the disk."""
+    """errands: where what takes long goes on."""
 
-    def __init__(self, library: Library, replicas: Replicas) -> None:
+    def __init__(self, library: Library, replicas: Replicas, errands: Errands) -> None:
         self._library = library
         self._replicas = replicas
-        self._errands: OrderedDict[str, _Errand] = OrderedDict()
-        self._serials = count(1)
-        self._nursery: trio.Nursery | None = None
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            await trio.sleep_forever()
+        self.errands = errands
 
     def catalogue(self) -> list[dict[str, Any]]:
         return [self._shown(one) for one in self._library.catalogue.all()]
@@ -121,7 +83,7 @@ class LibraryDesk:
         async def work(told: Told) -> dict[str, Any]:
             return self._shown(await self._library.publish(order, told))
 
-        return self._begin(work)
+        return self.errands.begin(work)
 
     def pull(self, body: PullBody) -> dict[str, Any]:
         reference = parse(body.model) if "@" in body.model else CatalogueEntry(body.model, "")
@@ -133,14 +95,7 @@ class LibraryDesk:
                 model = await self._library.get(reference.name, reference.version, told)
             return {"model": f"{model.name}@{model.version}", "path": str(model.path)}
 
-        return self._begin(work)
-
-    def errand(self, name: str) -> dict[str, Any]:
-        """Raises TetherError(NOT_FOUND)."""
-        errand = self._errands.get(name)
-        if errand is None:
-            raise TetherError(NOT_FOUND, f"There is no work {name!r} here.")
-        return errand.shown()
+        return self.errands.begin(work)
 
     async def retire(self, model: str) -> dict[str, Any]:
         """Raises TetherError(MODEL_NOT_FOUND | SIGNER_UNTRUSTED)."""
@@ -213,30 +168,7 @@ class LibraryDesk:
                 checked.append({"sha256": one.sha256, "models": names.get(one.sha256, []), "state": state})
             return {"files": checked}
 
-        return self._begin(work)
-
-    def _begin(self, work: Callable[[Told], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        assert self._nursery is not None
-        errand, name = _Errand(), f"{next(self._serials)}"
-        self._errands[name] = errand
-        ended = [one for one, kept in self._errands.items() if kept.done.is_set()]
-        for one in ended[: max(0, len(self._errands) - MAX_ERRANDS)]:
-            del self._errands[one]
-        self._nursery.start_soon(self._carry, errand, work)
-        return {"work": name}
-
-    async def _carry(self, errand: _Errand, work: Callable[[Told], Awaitable[dict[str, Any]]]) -> None:
-        def told(progress: Progress) -> None:
-            """Never backwards: hashing and fetching are one bar each, and a bar that is full stays so."""
-            if progress.size != errand.progress.size or progress.done >= errand.progress.done:
-                errand.progress = progress
-
-        try:
-            errand.result = await work(told)
-        except TetherError as error:
-            errand.failure = error
-        finally:
-            errand.done.set()
+        return self.errands.begin(work)
 
     def _names(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
@@ -284,9 +216,6 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
     async def pull(request: Request) -> Json:
         return desk.pull(await read(request, PullBody))
 
-    async def errand(request: Request) -> Json:
-        return desk.errand(str(request.path_params["name"]))
-
     async def alias(request: Request) -> Json:
         return await desk.alias(await read(request, AliasBody))
 
@@ -311,11 +240,11 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
         Route("/catalogue/{model}/retire", answered(retire), methods=["POST"]),
         Route("/publish", answered(publish), methods=["POST"]),
         Route("/pull", answered(pull), methods=["POST"]),
-        Route("/work/{name}", answered(errand)),
         Route("/alias", answered(alias), methods=["POST"]),
         Route("/trust", answered(trust), methods=["POST"]),
         Route("/cache", answered(cache)),
         Route("/cache/pin/{model}", answered(pin), methods=["POST"]),
         Route("/cache/gc", answered(gc), methods=["POST"]),
         Route("/cache/verify", answered(verify), methods=["POST"]),
+        *errand_routes(desk.errands),
     ]

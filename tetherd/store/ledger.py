@@ -41,7 +41,7 @@ class SqlStore:
         self._max_jobs = max_jobs
         self._plain = Batcher(self._carry_out)
         self._metered = Batcher(self._carry_out_metered)
-        self._reports = Reports(database, replica)
+        self.reports: Final = Reports(database, replica)
         self._usage_since = 0.0
 
     async def claim(
@@ -121,10 +121,10 @@ class SqlStore:
         if (span := jobs.span_of(prefix)) is None:
             return []
         where = "WHERE job BETWEEN ? AND ? ORDER BY job LIMIT 10"
-        return await self._reports.each(lambda: select(where, *span))
+        return await self.reports.each(lambda: select(where, *span))
 
     async def recent(self, limit: int = 50) -> Sequence[JobRecord]:
-        return await self._reports.each(lambda: select("ORDER BY created DESC, job LIMIT ?", limit))
+        return await self.reports.each(lambda: select("ORDER BY created DESC, job LIMIT ?", limit))
 
     async def accounts(self, subjects: Sequence[str]) -> Sequence[Account]:
         return await self.database.each(lambda: read_accounts(subjects))
@@ -132,10 +132,10 @@ class SqlStore:
     async def usage_rows(
         self, since: float, until: float, *, after: bytes = b"", limit: int = 1_000
     ) -> Sequence[UsageRow]:
-        return await self._reports.each(lambda: read_usage(since, until, after, limit))
+        return await self.reports.each(lambda: read_usage(since, until, after, limit))
 
     async def close(self) -> None:
-        await self._reports.close()
+        await self.reports.close()
         await self.database.close()
 
     async def _release(self, now: float) -> None:

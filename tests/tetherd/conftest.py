@@ -1,4 +1,4 @@
-"""A PostgreSQL server for all the ledger's tests, started when the first one asks for it."""
+"""A PostgreSQL server for all tests of what is kept in one, started when the first one asks for it."""
 
 from __future__ import annotations
 
