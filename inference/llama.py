@@ -26,10 +26,10 @@ from inference.gguf import GgufHeader, read_header
 from inference.manifest import hash_file
 from inference.quarantine import DEATHS, Quarantine, digest_of
 from inference.recipe import EXACT_TYPES, may_be_exact
-from inference.sizing import LlamaSettings, size_engine
+from inference.sizing import LlamaSettings, Sizes, size_engine
 from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, INPUT_QUARANTINED, MODEL_INVALID, TetherError
 
-__all__ = ["LlamaEngine", "LlamaSettings", "open_llama"]
+__all__ = ["LlamaEngine", "LlamaSettings", "open_llama", "plan_llama"]
 
 FIRST_RESTART_S: Final = 0.1
 LAST_RESTART_S: Final = 10.0
@@ -168,13 +168,14 @@ class LlamaEngine:
         log.info("engine_started", pid=link.process.pid, build_tag=info.build_tag)
 
 
+def plan_llama(header: GgufHeader, settings: LlamaSettings) -> Sizes:
+    """What an engine would take of this machine as it is now."""
+    cores, free_bytes = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
+    return size_engine(header, settings, cores=cores, free_bytes=free_bytes)
+
+
 async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings) -> Load:
-    sizes = size_engine(
-        header,
-        settings,
-        cores=len(os.sched_getaffinity(0)),
-        free_bytes=psutil.virtual_memory().available,
-    )
+    sizes = plan_llama(header, settings)
     sha256 = settings.model_sha256 or (await hash_file(path))[0]
     return Load(
         path=str(path),

@@ -41,11 +41,12 @@ class LlamaSettings:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """context_tokens: of each slot."""
+    """context_tokens: of each slot; need_bytes: weights and slots together."""
 
     slots: int
     context_tokens: int
     threads: int
+    need_bytes: int
 
 
 def size_engine(header: GgufHeader, settings: LlamaSettings, *, cores: int, free_bytes: int) -> Sizes:
@@ -54,7 +55,8 @@ def size_engine(header: GgufHeader, settings: LlamaSettings, *, cores: int, free
     longest = min(settings.context_tokens or DEFAULT_CONTEXT_TOKENS, header.context_length)
     slots = settings.slots or max(1, min(MAX_SLOTS, budget // _slot_bytes(header, longest)))
     context = longest if settings.context_tokens else _stretched(header, longest, budget // slots)
-    return Sizes(slots, context, settings.threads or _threads(header, cores))
+    need_bytes = header.size_bytes + slots * _slot_bytes(header, context)
+    return Sizes(slots, context, settings.threads or _threads(header, cores), need_bytes)
 
 
 def _kv_budget(header: GgufHeader, settings: LlamaSettings, free_bytes: int) -> int:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 import trio
-from msgspec.structs import replace
 
 from inference.artifacts.fetching import Progress
-from inference.llama import LlamaSettings, open_llama
-from inference.manifest import Manifest, manifest_of
 from inference.worker import LoadedModel
 from p2p.errors import MODEL_INVALID, TetherError
 from tetherd.config import WorkerConfig
+from tetherd.engines import EngineTerms, offer_of
 from tetherd.phases import Phases
 from tetherd.registry.library import Library
 from tetherd.registry.local import LocalModel, find_local, sort_references
 
-GB: Final = 1_000_000_000
 HASHED_SHARE: Final = 0.5
 """Of a model's progress, what hashing counts; loading is the rest."""
 
@@ -67,29 +63,17 @@ class ModelHouse:
         return await self._library.fetch_reference(text, told)
 
     async def _keep(self, model: LocalModel, *, task_status: trio.TaskStatus[None]) -> None:
-        manifest = model.manifest or await self._manifest(model)
+        def hashed(fraction: float) -> None:
+            self._phases.progress("model", fraction * HASHED_SHARE, model.name)
+
+        offer = await offer_of(model, EngineTerms(self._config), hashed)
+        manifest = offer.manifest
         if manifest.digest in self.loaded:
             raise TetherError(MODEL_INVALID, f"{model.path} is named twice.", field="model")
-        settings = LlamaSettings(
-            slots=self._config.slots,
-            threads=self._config.threads,
-            max_tokens_per_second=self._config.max_tokens_per_second,
-            model_sha256=manifest.files[0].sha256,
-            exact=self._config.exact,
-            memory_bytes=int(self._config.memory_gb * GB) if self._config.memory_gb else None,
-        )
-        async with open_llama(model.path, settings) as engine:
+        async with offer.open(lambda _: None) as engine:
             self.loaded[manifest.digest] = LoadedModel(manifest, engine)
             mode = "exact" if engine.info.exact else "not exact"
             told = f"{manifest.name}@{manifest.version}, {engine.info.slots} slots, {mode}"
             self._phases.reached("model", told)
             task_status.started()
             await trio.sleep_forever()
-
-    async def _manifest(self, model: LocalModel) -> Manifest:
-        def progress(done: int, size: int) -> None:
-            self._phases.progress("model", done / max(1, size) * HASHED_SHARE, model.name)
-
-        hashed = partial(manifest_of, model.path, model.name, model.version, model.header)
-        manifest = await hashed(progress=progress)
-        return manifest if manifest.version else replace(manifest, version=manifest.files[0].sha256[:12])

@@ -45,9 +45,13 @@ def test_a_core_is_left_to_the_daemon_where_there_are_more_than_two(cores: int, 
 
 def test_a_small_model_runs_on_one_thread() -> None:
     small = header(parameters=2_000_000, context=1024, kv=3072, size=2 << 20)
-    assert size_engine(small, LlamaSettings(), cores=16, free_bytes=GIB) == Sizes(16, 1024, 1)
+    assert size_engine(small, LlamaSettings(), cores=16, free_bytes=GIB) == Sizes(
+        16, 1024, 1, need_bytes=(2 << 20) + 16 * 1024 * 3072
+    )
 
 
 def test_the_owner_decides_but_not_beyond_the_models_context() -> None:
     chosen = LlamaSettings(slots=9, threads=3, context_tokens=1 << 20)
-    assert size_engine(header(), chosen, cores=2, free_bytes=0) == Sizes(9, 32_768, 3)
+    assert size_engine(header(), chosen, cores=2, free_bytes=0) == Sizes(
+        9, 32_768, 3, need_bytes=4 * GIB + 9 * 32_768 * 131_072
+    )
