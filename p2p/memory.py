@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from p2p.errors import UNREACHABLE, TetherError
+from p2p.errors import FIELD_INVALID, UNREACHABLE, TetherError
 from p2p.identity import PeerId
 from p2p.membership import Admission, Guest
 from p2p.pipe import PipeStream, pipe
@@ -33,6 +33,7 @@ from p2p.transport import (
     Stream,
     StreamHandler,
 )
+from p2p.values import MAX_VALUE_BYTES, ValueCheck, parsed_key
 
 GOSSIP_BACKLOG: Final = 256
 """What a subscriber that does not read keeps; the oldest goes first."""
@@ -219,6 +220,8 @@ class MemoryNode:
         self._watchers: list[PeerWatcher] = []
         self._subscriptions: list[_Subscription] = []
         self._running: set[trio.CancelScope] = set()
+        self._checks: dict[str, ValueCheck] = {}
+        self._values: dict[str, bytes] = {}
 
     @property
     def peer_id(self) -> PeerId:
@@ -277,6 +280,33 @@ class MemoryNode:
         self._learn(found)
         return found
 
+    def accept_values(self, namespace: str, check: ValueCheck) -> None:
+        self._checks[namespace] = check
+
+    async def put_value(self, key: str, value: bytes) -> None:
+        await trio.sleep(2 * self._world.delay_s)
+        if self._rank(key, value) is None:
+            raise TetherError(FIELD_INVALID, "The value is not a valid one for its key.", field="value")
+        self._values[key] = value
+        fellows = self._world._component(self._peer_id) - {self._peer_id}
+        heard = [peer for peer in fellows if self._world._nodes[peer]._keep(key, value)]
+        if not heard:
+            raise TetherError(UNREACHABLE, "Nobody is connected who could keep the value.")
+
+    async def get_value(self, key: str) -> bytes | None:
+        await trio.sleep(2 * self._world.delay_s)
+        self._rank(key, b"")
+        held = (self._world._nodes[peer]._values.get(key) for peer in self._world._component(self._peer_id))
+        ranked = [
+            (rank, value)
+            for value in held
+            if value is not None and (rank := self._rank(key, value)) is not None
+        ]
+        return max(ranked)[1] if ranked else None
+
+    def forget_value(self, key: str) -> None:
+        """Nothing is repeated here."""
+
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         trio.lowlevel.spawn_system_task(self._world._spread, Gossip(topic, data, self._peer_id))
@@ -293,6 +323,21 @@ class MemoryNode:
                 yield receive
         finally:
             self._subscriptions.remove(subscription)
+
+    def _rank(self, key: str, value: bytes) -> int | None:
+        namespace, name = parsed_key(key)
+        if (check := self._checks.get(namespace)) is None:
+            raise TetherError(FIELD_INVALID, f"This node knows no namespace {namespace}.", field="key")
+        return check.rank(name, value) if len(value) <= MAX_VALUE_BYTES else None
+
+    def _keep(self, key: str, value: bytes) -> bool:
+        """Whether this node takes a value in; a newer one stays."""
+        if parsed_key(key)[0] not in self._checks or (rank := self._rank(key, value)) is None:
+            return False
+        held = self._values.get(key)
+        if held is None or (rank, value) > (self._rank(key, held) or 0, held):
+            self._values[key] = value
+        return self._values[key] == value
 
     # ── What the world does to a node ────────────────────────────────────────────────────────────────────────────
 

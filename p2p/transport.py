@@ -16,6 +16,7 @@ import trio
 from p2p.errors import UNREACHABLE, TetherError
 from p2p.identity import PeerId
 from p2p.membership import Admission
+from p2p.values import ValueCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,25 @@ class Discovery(Protocol):
         ...
 
     async def find_peer(self, peer: PeerId) -> PeerAddress | None: ...
+
+    def accept_values(self, namespace: str, check: ValueCheck) -> None:
+        """Keep values under /namespace/… for others; without it, this node can neither put nor get them."""
+        ...
+
+    async def put_value(self, key: str, value: bytes) -> None:
+        """Keep a value (at most 256 KiB) on the DHT under /namespace/name, and repeat it while this node is up.
+
+        Raises TetherError: FIELD_INVALID for what its check refuses, UNREACHABLE if nobody heard (it is repeated).
+        """
+        ...
+
+    async def get_value(self, key: str) -> bytes | None:
+        """The newest valid value that the network has, read from several of its keepers. Raises FIELD_INVALID."""
+        ...
+
+    def forget_value(self, key: str) -> None:
+        """Repeat it no more; others keep it for up to a day."""
+        ...
 
 
 class Pubsub(Protocol):

@@ -39,6 +39,7 @@ from p2p.transport import (
     Stream,
     StreamHandler,
 )
+from p2p.values import ValueCheck
 
 KEY_BYTES: Final = 32
 
@@ -119,6 +120,18 @@ class Host:
 
     async def find_peer(self, peer: PeerId) -> PeerAddress | None:
         return await self._dht.find_peer(peer)
+
+    def accept_values(self, namespace: str, check: ValueCheck) -> None:
+        self._dht.values.accept(namespace, check)
+
+    async def put_value(self, key: str, value: bytes) -> None:
+        await self._dht.values.put(key, value)
+
+    async def get_value(self, key: str) -> bytes | None:
+        return await self._dht.values.get(key)
+
+    def forget_value(self, key: str) -> None:
+        self._dht.values.forget(key)
 
     async def publish(self, topic: str, data: bytes) -> None:
         await self._meshes.publish(topic, data)

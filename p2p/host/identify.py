@@ -38,6 +38,8 @@ PATIENCE_S: Final = 5.0
 FAMILY: Final = "ipfs/0.1.0"
 """protocolVersion, the same in every libp2p."""
 AGENT: Final = "tether"
+PAUSES_S: Final = (0.0, 1.0, 5.0, 30.0)
+"""Before each try to hear who a peer is."""
 
 IDENTITY_BYTES: Final = 2
 """The head of an Ed25519 peer's id: identity multihash, length. The public key's protobuf is the rest."""
@@ -109,21 +111,26 @@ class Identification:
         return framed(message.SerializeToString())
 
     async def _ask(self, peer: PeerId) -> None:
-        with trio.move_on_after(PATIENCE_S):
-            try:
-                stream, _ = await self._switch.open(peer, [PROTOCOL])
-            except TetherError:
+        """Again where a connection took the other's place in the middle of it: without it nobody can name the peer."""
+        for pause_s in PAUSES_S:
+            await trio.sleep(pause_s)
+            if not self._switch.connected(peer):
                 return
-            try:
-                await stream.close()
-                message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
-                self._switch.book.said(peer, from_wire(message.listen_addrs))
-                self._heed(peer, message.observed_addr)
-                self._pass_on(peer, message)
-            except (TetherError, DecodeError):
+            with trio.move_on_after(PATIENCE_S), suppress(TetherError, DecodeError):
+                await self._learn(peer)
                 return
-            finally:
-                await stream.reset()
+
+    async def _learn(self, peer: PeerId) -> None:
+        """Raises TetherError and DecodeError."""
+        stream, _ = await self._switch.open(peer, [PROTOCOL])
+        try:
+            await stream.close()
+            message = Identify.FromString(await Frames(stream, MAX_BYTES).one())
+            self._switch.book.said(peer, from_wire(message.listen_addrs))
+            self._heed(peer, message.observed_addr)
+            self._pass_on(peer, message)
+        finally:
+            await stream.reset()
 
     def _pass_on(self, peer: PeerId, message: Identify) -> None:
         for tell in self.heard:

@@ -21,6 +21,11 @@ const RAW = 0x55
 const SHA256 = 0x12
 const BLOCK = 1024 * 1024
 
+async function contentAddressed (key, value) {
+  const name = Buffer.from(key).toString().split('/')[2]
+  if (createHash('sha256').update(value).digest('hex') !== name) throw new Error('not its value')
+}
+
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
   transports: [tcp()],
@@ -30,7 +35,13 @@ const node = await createLibp2p({
     identify: identify(),
     ping: ping({ maxOutboundStreams: 8 }), // the DHT pings on its own
     gossip: gossipsub({ globalSignaturePolicy: 'StrictSign' }),
-    dht: kadDHT({ protocol: process.argv[2], clientMode: false, peerInfoMapper: passthroughMapper })
+    dht: kadDHT({
+      protocol: process.argv[2],
+      clientMode: false,
+      peerInfoMapper: passthroughMapper,
+      validators: { 'tether-manifest': contentAddressed },
+      selectors: { 'tether-manifest': () => 0 }
+    })
   }
 })
 
@@ -159,6 +170,22 @@ await obey({ peer: node.peerId.toString(), addresses: node.getMultiaddrs().map(o
       if (event.name === 'PEER_RESPONSE' && event.messageName === 'ADD_PROVIDER') kept.push(event.from.toString())
     }
     return { kept }
+  },
+
+  async putValue ({ key, value, peers }) {
+    for (const peer of peers) await routed(peerIdFromString(peer))
+    const kept = []
+    for await (const event of node.services.dht.put(Buffer.from(key), Buffer.from(value))) {
+      if (event.name === 'PEER_RESPONSE' && event.messageName === 'PUT_VALUE') kept.push(event.from.toString())
+    }
+    return { kept }
+  },
+
+  async getValue ({ key }) {
+    for await (const event of node.services.dht.get(Buffer.from(key))) {
+      if (event.name === 'VALUE') return { value: Buffer.from(event.value).toString(), from: event.from.toString() }
+    }
+    return {}
   },
 
   async find ({ digest }) {

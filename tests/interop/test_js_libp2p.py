@@ -11,6 +11,7 @@ import trio
 
 from p2p.host.host import Host
 from p2p.transport import Gossip, PeerAddress, Stream
+from p2p.values import MANIFESTS, ContentAddressed, value_key
 from tests.interop.conftest import KAD, JsPeer, open_to_all
 from tests.interop.recorder import noise_messages, recorder
 from tests.p2p.hosts import address, until
@@ -139,6 +140,29 @@ async def test_our_nodes_meet_through_a_dht_that_is_javascripts(js: JsPeer) -> N
         key = os.urandom(32)
         await alice.provide(key)
         assert [one.peer for one in await bob.find_providers(key)] == [alice.peer_id]
+
+
+async def test_values_go_both_ways_and_each_side_checks_them(js: JsPeer) -> None:
+    async with open_to_all() as keeper, open_to_all() as reader:
+        for host in (keeper, reader):
+            host.accept_values(MANIFESTS, ContentAddressed())
+        await js.dial(keeper)
+        await reader.connect(address(keeper))
+        theirs, ours = (os.urandom(8).hex() for _ in range(2))
+        kept = await js.ask("putValue", key=_manifest(theirs), value=theirs, peers=[keeper.peer_id])
+        assert keeper.peer_id in kept["kept"]
+        assert await reader.get_value(_manifest(theirs)) == theirs.encode()
+        await keeper.put_value(_manifest(ours), ours.encode())
+        assert (await js.ask("getValue", key=_manifest(ours)))["value"] == ours
+        reader.forget_value(_manifest(ours))
+        await reader.connect(js.at)
+        await until(lambda: js.at.peer in reader._dht._table)
+        await keeper.disconnect(reader.peer_id)
+        assert await reader.get_value(_manifest(ours)) == ours.encode()
+
+
+def _manifest(value: str) -> str:
+    return value_key(MANIFESTS, hashlib.sha256(value.encode()).hexdigest())
 
 
 @pytest.mark.parametrize("dialler", ["javascript", "tether"])

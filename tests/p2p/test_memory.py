@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from p2p.errors import CERTIFICATE_INVALID, UNREACHABLE, TetherError
+from p2p.errors import CERTIFICATE_INVALID, FIELD_INVALID, UNREACHABLE, TetherError
 from p2p.identity import PeerId
 from p2p.membership import Guest
 from p2p.memory import MemoryNetwork
 from p2p.transport import Gossip, PeerAddress, Stream
+from p2p.values import ContentAddressed, value_key
 from tests.p2p.nodes import A, B, C, D, address, admit, guest, member
 
 KEY = b"k" * 32
@@ -177,6 +179,24 @@ async def test_providers_are_found_through_others_but_not_across_a_partition() -
     assert await alice.find_peer(D) is None
     world.kill(C)
     assert [found.peer for found in await bob.find_providers(KEY)] == [A]
+
+
+async def test_values_are_kept_by_others_and_read_by_whoever_knows_their_namespace() -> None:
+    world = MemoryNetwork()
+    alice, bob, carol, dora = (member(world, peer) for peer in (A, B, C, D))
+    for node in (alice, bob, carol):
+        node.accept_values("content", ContentAddressed())
+        await node.connect(address(dora))
+    key = value_key("content", hashlib.sha256(b"value").hexdigest())
+    await alice.put_value(key, b"value")
+    alice.forget_value(key)
+    world.kill(A)
+    assert await carol.get_value(key) == b"value"
+    assert await carol.get_value("/content/other") is None
+    for call in (carol.put_value(key, b"false"), dora.get_value(key)):
+        with pytest.raises(TetherError) as refusal:
+            await call
+        assert refusal.value.code is FIELD_INVALID
 
 
 async def gather(channel: trio.MemoryReceiveChannel[Gossip]) -> list[Gossip]:

@@ -20,14 +20,17 @@ from p2p.host.kad.messages import (
     ADD_PROVIDER,
     FIND_NODE,
     GET_PROVIDERS,
+    GET_VALUE,
     MAX_BYTES,
     PING,
+    PUT_VALUE,
     Note,
     read,
     write,
 )
 from p2p.host.kad.records import Records
 from p2p.host.kad.table import Table
+from p2p.host.kad.values import Values
 from p2p.host.settings import HostSettings
 from p2p.host.switch import Switch
 from p2p.identity import PeerId
@@ -61,6 +64,7 @@ class Dht:
         self._settings = settings
         self._table = Table(switch.own)
         self._records = Records()
+        self.values = Values(self)
         self._stir = trio.Event()
         self._clients: set[PeerId] = set()
         self._broken: dict[PeerId, float] = {}
@@ -89,6 +93,7 @@ class Dht:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._refresh)
             nursery.start_soon(self._check)
+            nursery.start_soon(self.values.run)
 
     async def _check(self) -> None:
         """Ask those whose connections broke for a sign of life; without one they are out of the table."""
@@ -99,7 +104,7 @@ class Dht:
                 for peer in due[:CHECKS_AT_ONCE]:
                     del self._broken[peer]
                     if not self._switch.connected(peer):
-                        nursery.start_soon(self._ask, peer, Note(PING))
+                        nursery.start_soon(self.ask, peer, Note(PING))
 
     def _doubt(self, peer: PeerId) -> None:
         if peer in self._table and len(self._broken) < MAX_CHECKS:
@@ -111,7 +116,7 @@ class Dht:
             with trio.move_on_after(self._settings.refresh_s):
                 await self._stir.wait()
             self._stir = trio.Event()
-            await self._lookup(Note(FIND_NODE, raw_id(self._switch.own)), lambda _peer, _note: False)
+            await self.lookup(Note(FIND_NODE, raw_id(self._switch.own)), lambda _peer, _note: False)
             self._records.sweep(trio.current_time())
 
     def up(self, peer: PeerId) -> None:
@@ -136,11 +141,11 @@ class Dht:
         own = PeerAddress(self._switch.own, self._switch.addresses())
         self._records.put(key, own, trio.current_time())
         note = Note(ADD_PROVIDER, key, providers=(own,))
-        keepers = await self._lookup(Note(GET_PROVIDERS, key), lambda _peer, _note: False)
+        keepers = await self.lookup(Note(GET_PROVIDERS, key), lambda _peer, _note: False)
         heard: list[PeerId] = []
 
         async def tell(peer: PeerId) -> None:
-            if await self._ask(peer, note) is not None:
+            if await self.ask(peer, note) is not None:
                 heard.append(peer)
 
         async with trio.open_nursery() as nursery:
@@ -160,7 +165,7 @@ class Dht:
                     found.setdefault(provider.peer, provider)
             return len(found) >= limit
 
-        await self._lookup(Note(GET_PROVIDERS, key), lambda _peer, note: collect(note.providers))
+        await self.lookup(Note(GET_PROVIDERS, key), lambda _peer, note: collect(note.providers))
         collect(tuple(self._records.get(key, trio.current_time(), PROVIDERS_TOLD)))
         chosen = tuple(found.values())[:limit]
         for provider in chosen:
@@ -178,10 +183,10 @@ class Dht:
             found.extend(near for near in note.nearer if near.peer == peer)
             return bool(found)
 
-        await self._lookup(Note(FIND_NODE, raw_id(peer)), look)
+        await self.lookup(Note(FIND_NODE, raw_id(peer)), look)
         return found[0] if found else None
 
-    async def _lookup(self, question: Note, look: Answered) -> list[PeerId]:
+    async def lookup(self, question: Note, look: Answered) -> list[PeerId]:
         """Ask nearer and nearer peers. Returns those who answered, nearest first; bounded by `lookup_s`."""
         target = position(question.key)
         start = self._table.closest(target)
@@ -192,7 +197,7 @@ class Dht:
             async with trio.open_nursery() as nursery:
 
                 async def ask(peer: PeerId) -> None:
-                    answer = await self._ask(peer, question)
+                    answer = await self.ask(peer, question)
                     if answer is None:
                         lookup.failed(peer)
                     else:
@@ -210,7 +215,7 @@ class Dht:
                 spread()
         return lookup.found()
 
-    async def _ask(self, peer: PeerId, question: Note) -> Note | None:
+    async def ask(self, peer: PeerId, question: Note) -> Note | None:
         """One question, one answer; None if there was none in time, and the peer is out of the table."""
         with trio.move_on_after(self._settings.query_s):
             try:
@@ -264,8 +269,14 @@ class Dht:
             case kind if kind == ADD_PROVIDER:
                 self._keep(asker, question, now)
                 return None
+            case kind if kind == GET_VALUE:
+                held = self.values.held(question.key)
+                return Note(GET_VALUE, question.key, self._nearer(asker, question.key), value=held)
+            case kind if kind == PUT_VALUE:
+                kept = self.values.keep(asker, question.key, question.value)
+                return Note(PUT_VALUE, question.key, value=kept)
             case _:
-                raise TetherError(FRAME_INVALID, "The DHT keeps no values here.")
+                raise TetherError(FRAME_INVALID, "The DHT has no such question.")
 
     def _keep(self, asker: PeerId, question: Note, now: float) -> None:
         """A peer announces itself and nobody else."""
