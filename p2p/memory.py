@@ -15,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
 
 import trio
 
@@ -25,6 +24,7 @@ from p2p.membership import Admission, Guest
 from p2p.pipe import PipeStream, pipe
 from p2p.transport import (
     CONTROL,
+    DEFAULT_LIMITS,
     Gossip,
     GossipCheck,
     LastUse,
@@ -32,11 +32,9 @@ from p2p.transport import (
     PeerWatcher,
     Stream,
     StreamHandler,
+    TopicLimits,
 )
 from p2p.values import MAX_VALUE_BYTES, ValueCheck, parsed_key
-
-GOSSIP_BACKLOG: Final = 256
-"""What a subscriber that does not read keeps; the oldest goes first."""
 
 Admit = Callable[[bytes, PeerId], Admission]
 Pair = frozenset[PeerId]
@@ -313,9 +311,9 @@ class MemoryNode:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, check: GossipCheck
+        self, topic: str, check: GossipCheck, limits: TopicLimits = DEFAULT_LIMITS
     ) -> AsyncIterator[trio.MemoryReceiveChannel[Gossip]]:
-        send, receive = trio.open_memory_channel[Gossip](GOSSIP_BACKLOG)
+        send, receive = trio.open_memory_channel[Gossip](limits.backlog)
         subscription = _Subscription(topic, check, send, receive)
         self._subscriptions.append(subscription)
         try:

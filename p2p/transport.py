@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -35,6 +35,23 @@ class Gossip:
     data: bytes
     source: PeerId
 
+
+@dataclass(frozen=True, slots=True)
+class TopicLimits:
+    """What one peer may bring on a topic, and what waits for who is slow; beyond it, messages are dropped.
+
+    message_bytes: of one message's data. per_s, burst: messages that one peer passes on, its own among them. backlog:
+    messages that wait for a subscriber, or for a slow peer, the oldest going first. A peer that was away brings its
+    whole backlog at once, so burst is above it.
+    """
+
+    message_bytes: int = 64 * 1024
+    per_s: float = 100.0
+    burst: int = 400
+    backlog: int = 256
+
+
+DEFAULT_LIMITS: Final = TopicLimits()
 
 CONTROL, CHUNKS, ARTIFACTS = range(3)
 """Priorities of a connection's streams: what is queued on one goes before all that is queued on a later one."""
@@ -171,9 +188,9 @@ class Pubsub(Protocol):
     async def publish(self, topic: str, data: bytes) -> None: ...
 
     def subscribe(
-        self, topic: str, check: GossipCheck
+        self, topic: str, check: GossipCheck, limits: TopicLimits = DEFAULT_LIMITS
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
-        """Join the topic's mesh; leaving the context leaves it. A full channel (256) drops the oldest news."""
+        """Join the topic's mesh; leaving the context leaves it. A full channel drops the oldest news."""
         ...
 
 

@@ -12,7 +12,7 @@ import trio
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
 from p2p.messages import Announcement
-from p2p.transport import Gossip, Pubsub
+from p2p.transport import Gossip, Pubsub, TopicLimits
 from p2p.wire import encode
 from topics import names
 from topics.announce import Checked, Refused
@@ -22,6 +22,14 @@ from topics.names import Topic
 from topics.pace import Nudge, about
 from topics.settings import SwarmSettings
 from topics.voice import Voice
+
+PRESENCE_LIMITS: Final = TopicLimits(message_bytes=24 * 1024, per_s=100.0, burst=400, backlog=256)
+"""The largest presence, 16 KiB, and its credential; 20 candidates whose load changes all the time, four times a second
+each, which one peer may pass on alone."""
+CONTROL_LIMITS: Final = TopicLimits(message_bytes=8 * 1024, per_s=50.0, burst=200, backlog=64)
+"""A heartbeat takes 2 KiB. Twice a second from 20 candidates, each of whom leads in its own eyes: 40. What waits is
+worth nothing once it is dead_s old, and 64 is what all of them beat by then. On models topics nothing is announced, so
+nobody follows them, and what comes on one is dropped unread."""
 
 _MAX_VERIFIED: Final = 512
 """Verified messages on their way from the check to the reader: twice what its channel holds."""
@@ -64,7 +72,8 @@ class Mesh:
             verified.put(gossip.data, checked)
             return True
 
-        async with self._pubsub.subscribe(topic.gossip_id(self._swarm_id), worth_passing_on) as news:
+        limits = CONTROL_LIMITS if topic == self._control else PRESENCE_LIMITS
+        async with self._pubsub.subscribe(topic.gossip_id(self._swarm_id), worth_passing_on, limits) as news:
             task_status.started()
             async for gossip in news:
                 checked = verified.get(gossip.data)

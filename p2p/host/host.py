@@ -31,6 +31,7 @@ from p2p.identity import NodeKey, PeerId
 from p2p.membership import Admission, SwarmId
 from p2p.transport import (
     CONTROL,
+    DEFAULT_LIMITS,
     Gossip,
     GossipCheck,
     LastUse,
@@ -38,6 +39,7 @@ from p2p.transport import (
     PeerWatcher,
     Stream,
     StreamHandler,
+    TopicLimits,
 )
 from p2p.values import ValueCheck
 
@@ -137,9 +139,9 @@ class Host:
         await self._meshes.publish(topic, data)
 
     def subscribe(
-        self, topic: str, check: GossipCheck
+        self, topic: str, check: GossipCheck, limits: TopicLimits = DEFAULT_LIMITS
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
-        return self._meshes.subscribe(topic, check)
+        return self._meshes.subscribe(topic, check, limits)
 
     async def meet_neighbours(self) -> None:
         """Find members in this LAN until cancelled: for members, because a guest should meet issuers alone."""

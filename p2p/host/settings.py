@@ -50,8 +50,6 @@ class HostSettings:
     """How often a node looks itself up, so that a table outlives those who were in it."""
     heartbeat_s: int = 1
     """Gossipsub's own interval."""
-    gossip_per_s: float = 100.0
-    """Messages of one topic that one peer passes on. libp2p's 10 are too few for 20 candidates' heartbeats."""
     max_connections: int = 2048
     """Descriptors are finite: a region's 2,000 workers and its leaders fit."""
     idle_connections: int = 128
