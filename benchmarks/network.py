@@ -50,10 +50,10 @@ async def _alternate(model: Path, founder: LocalNode, name: str, runs: int) -> l
     through: list[Timing] = []
     async with open_llama(model, LlamaSettings()) as engine:
         await _direct(engine)
-        await trio.to_thread.run_sync(_through, founder, name)
+        await trio.to_thread.run_sync(stream_timing, founder, name)
         for run in range(runs):
             direct.append(await _direct(engine))
-            through.append(await trio.to_thread.run_sync(_through, founder, name))
+            through.append(await trio.to_thread.run_sync(stream_timing, founder, name))
             say(f"network {run + 1}/{runs}: direct {direct[-1].rate:.0f}/s, through {through[-1].rate:.0f}/s")
     first = ([item.first_ms for item in through], [item.first_ms for item in direct])
     rate = ([item.rate for item in through], [item.rate for item in direct])
@@ -89,7 +89,8 @@ async def _direct(engine: Engine) -> Timing:
     return _timing(began, seen)
 
 
-def _through(founder: LocalNode, name: str) -> Timing:
+def stream_timing(founder: LocalNode, name: str) -> Timing:
+    """One stream of TOKENS through the network."""
     began = time.perf_counter()
     return _timing(began, [time.perf_counter() for _ in _texts(founder, name)])
 

@@ -148,6 +148,11 @@ class Worker:
                 for running in self._running.values():
                     nursery.start_soon(self._renew_lease, running.grant)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it makes tokens now."""
+        return bool(self._running)
+
     def health(self) -> HealthReport:
         return HealthReport(
             worker_id=self._key.node_id,

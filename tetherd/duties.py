@@ -117,7 +117,7 @@ class Duties:
             node.papers.member.certificate.swarm_id,
             node.rpc,
             node.network,
-            cache_limits(self._config.models),
+            cache_limits(self._config.models, self._generating),
             now=time.time,
             environ=os.environ,
             metrics=self._metrics.models,
@@ -210,6 +210,9 @@ class Duties:
     def running(self) -> int:
         """Answers that clients of this node wait for."""
         return self.gateway.running if self.gateway else 0
+
+    def _generating(self) -> bool:
+        return self._worker is not None and self._worker.busy
 
     def admin_routes(self) -> Sequence[BaseRoute]:
         """What the admin socket serves for the roles; the rest is the daemon's."""

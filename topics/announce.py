@@ -247,8 +247,8 @@ def _read_payload(envelope: Envelope, topic: Topic, member: Member) -> Presence 
                 heartbeat = decode(envelope.payload, Heartbeat)
                 _check_heartbeat(heartbeat, topic, member)
                 return heartbeat
-            case "models":
-                raise Refused("topic", "Nothing is announced on a models topic: it holds provider records.")
+            case "models" | "catalogue":
+                raise Refused("topic", f"Nodes do not announce themselves on a {topic.kind} topic.")
     except TetherError as error:
         if isinstance(error, Refused):
             raise

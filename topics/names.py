@@ -3,6 +3,7 @@
     tether/presence/<region>                    who is there
     tether/models/<model>/<version>/<region>    who serves it (provider records only)
     tether/control/<region>                     the candidates' heartbeats
+    tether/catalogue                            new releases, aliases, revocations, to everybody
 
 A name is what people read; its key is what the DHT and the gossip meshes use. The key is hashed under the
 swarm's id: two swarms on one network never meet, and a stranger who sees a key learns neither model nor region.
@@ -18,7 +19,7 @@ from typing import Final, Literal
 from p2p.errors import FIELD_INVALID, TetherError
 from p2p.membership import SwarmId
 
-Kind = Literal["presence", "models", "control"]
+Kind = Literal["presence", "models", "control", "catalogue"]
 
 _ROOT: Final = "tether"
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
@@ -30,17 +31,17 @@ MAX_MODEL_CHARS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One meeting place. Made by presence(), models() and control(), which check the parts."""
+    """One meeting place. Made by presence(), models() and control(), which check the parts; CATALOGUE has none."""
 
     kind: Kind
-    region: str
+    region: str = ""
     model: str = ""
     version: str = ""
 
     @property
     def name(self) -> str:
         parts = (self.model, self.version) if self.kind == "models" else ()
-        return "/".join((_ROOT, self.kind, *parts, self.region))
+        return "/".join(part for part in (_ROOT, self.kind, *parts, self.region) if part)
 
     def key(self, swarm_id: SwarmId) -> bytes:
         """Where to meet on the DHT: 32 bytes."""
@@ -50,6 +51,9 @@ class Topic:
     def gossip_id(self, swarm_id: SwarmId) -> str:
         """The gossip mesh's name on the wire."""
         return self.key(swarm_id).hex()
+
+
+CATALOGUE: Final = Topic("catalogue")
 
 
 def presence(region: str) -> Topic:
@@ -69,6 +73,8 @@ def parse(name: str) -> Topic:
     root, _, rest = name.partition("/")
     kind, _, rest = rest.partition("/")
     match root, kind:
+        case "tether", "catalogue" if not rest:
+            return CATALOGUE
         case "tether", "presence":
             return presence(rest)
         case "tether", "control":

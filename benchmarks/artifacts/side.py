@@ -1,4 +1,4 @@
-"""A node with a shelf, as a process: python -m benchmarks.artifacts.side FOLDER [UP_BYTES_PER_S]."""
+"""A node with a shelf, as a process: python -m benchmarks.artifacts.side FOLDER [UP_BYTES_PER_S [ADDRESS]]."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def blob_of(path: Path) -> Blob:
     return digester.blob()
 
 
-async def side(folder: str, up: str = "") -> None:
+async def side(folder: str, up: str = "", address: str = "127.0.0.1") -> None:
     root = Path(folder)
     rate = Rate(float(up) if up else None)
-    async with open_member() as host, trio.open_nursery() as nursery:
+    async with open_member(listen=[f"/ip4/{address}/tcp/0"]) as host, trio.open_nursery() as nursery:
         rpc = Rpc(host)
         await nursery.start(rpc.run)
         shelf = Shelf(Blobs(root), rpc, host, swarm_id_of(AUTHORITY), down=Rate(None), up=rate)

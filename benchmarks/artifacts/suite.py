@@ -9,7 +9,7 @@ from typing import Final
 from benchmarks.report import Row
 from benchmarks.transport import runner
 
-SUBJECTS: Final = ("loopback", "swarm", "large")
+SUBJECTS: Final = ("loopback", "swarm", "tokens", "large")
 
 
 def measure(runs: int, subjects: Sequence[str] = SUBJECTS) -> list[Row]:

@@ -1,4 +1,4 @@
-"""One origin and eight who fetch, each with a capped way out: how long the slowest takes, what the origin sends.
+"""One origin and eight who fetch, each behind a capped line: how long the slowest takes, what the origin sends.
 
 Beside it BitTorrent by aria2, with the same caps, a tracker of our own, and its usual settings.
 """
@@ -12,17 +12,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks.artifacts.lines import Place, Places, places
 from benchmarks.artifacts.made import random_file
 from benchmarks.artifacts.torrent import Tracker, aria2, torrent, wait_done
+from benchmarks.report import say
 from benchmarks.transport.contest import Contest, Figure, Goal, Run
 from benchmarks.transport.npm import Missing
 from benchmarks.transport.processes import Process, python
 
 SIZE: Final = 48 << 20
 LEECHERS: Final = 8
-UP_BYTES_PER_S: Final = 4e6
+LINE_BYTES_PER_S: Final = 4e6
 """Of each node: nine of them leave the processor idle, so that the caps decide."""
-IDEAL_S: Final = SIZE / UP_BYTES_PER_S
+IDEAL_S: Final = SIZE / LINE_BYTES_PER_S
 FIGURES: Final = (
     Figure(
         "slowest", "1 origin, 8 leechers: slowest, over size / bandwidth", "x", Goal(2.0, 1.3, "most", "ours")
@@ -39,11 +41,11 @@ def contests() -> Iterator[list[Contest]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tether-bench-")))
         file = random_file(folder / "made" / "file", SIZE)
+        where = stack.enter_context(places(1 + LEECHERS, LINE_BYTES_PER_S))
+        say(f"swarm: {where.how}")
         sides = [
-            stack.enter_context(
-                python("benchmarks.artifacts.side", str(folder / f"node{number}"), str(UP_BYTES_PER_S))
-            )
-            for number in range(1 + LEECHERS)
+            stack.enter_context(_side(folder / f"node{number}", place))
+            for number, place in enumerate(where.nodes)
         ]
         hellos = [side.hello for side in sides]
         for number, side in enumerate(sides):
@@ -51,8 +53,13 @@ def contests() -> Iterator[list[Contest]]:
         blob = sides[0].ask("hold", path=str(file))
         ours = _ours(sides, blob)
         yield [
-            Contest((*FIGURES, *AGAINST), ours, {"aria2": _aria2(file, folder)}, warm_ups=0),
+            Contest((*FIGURES, *AGAINST), ours, {"aria2": _aria2(file, folder, where)}, warm_ups=0),
         ]
+
+
+def _side(folder: Path, place: Place) -> Process:
+    up = str(place.up_bytes_per_s or "")
+    return python("benchmarks.artifacts.side", str(folder), up, place.address, within=place.command)
 
 
 def _ours(sides: Sequence[Process], blob: Mapping[str, object]) -> Run:
@@ -71,19 +78,19 @@ def _ours(sides: Sequence[Process], blob: Mapping[str, object]) -> Run:
     return run
 
 
-def _aria2(file: Path, folder: Path) -> Run:
+def _aria2(file: Path, folder: Path, where: Places) -> Run:
     def run() -> Mapping[str, float]:
         with ExitStack() as stack:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-            tracker = stack.enter_context(Tracker())
+            tracker = stack.enter_context(Tracker(where.listener()))
             description = torrent(file, tracker.url, root / "file.torrent")
             (root / "origin").mkdir()
             shutil.copyfile(file, root / "origin" / "file")
-            stack.enter_context(aria2(description, root / "origin", UP_BYTES_PER_S, seed=True))
+            stack.enter_context(aria2(description, root / "origin", where.nodes[0], seed=True))
             tracker.wait_for(1)
             done = [root / f"leecher{number}" for number in range(LEECHERS)]
-            for one in done:
-                stack.enter_context(aria2(description, one, UP_BYTES_PER_S, seed=False))
+            for one, place in zip(done, where.nodes[1:], strict=True):
+                stack.enter_context(aria2(description, one, place, seed=False))
             slowest = wait_done(done, timeout_s=600)
             return {"slowest": slowest / IDEAL_S, "speed": SIZE / slowest / 1e6}
 

@@ -16,8 +16,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
+from benchmarks.artifacts.lines import Place
+
 PIECE_BYTES: Final = 1 << 20
 """As our chunks are."""
+PORT: Final = 6_881
 _HOOK: Final = '#!/bin/sh\ntouch "$(dirname "$3")/../$(basename "$(dirname "$3")").done"\n'
 
 
@@ -50,15 +53,15 @@ def bencode(value: Any) -> bytes:
 class Tracker:
     """Tells everybody of everybody, at once and again each second."""
 
-    def __init__(self) -> None:
-        self._ports: list[int] = []
+    def __init__(self, listener: socket.socket) -> None:
+        self._peers: list[tuple[str, int]] = []
         self._news = threading.Condition()
         tracker = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked = parse_qs(urlsplit(self.path).query, encoding="latin-1")
-                body = tracker.answer(int(asked["port"][0]))
+                body = tracker.answer((self.client_address[0], int(asked["port"][0])))
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
@@ -67,22 +70,25 @@ class Tracker:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/announce"
+        address, port = listener.getsockname()
+        self._server = ThreadingHTTPServer((address, port), Handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listener
+        self.url = f"http://{address}:{port}/announce"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
-    def answer(self, port: int) -> bytes:
+    def answer(self, peer: tuple[str, int]) -> bytes:
         with self._news:
-            others = [other for other in self._ports if other != port]
-            if port not in self._ports:
-                self._ports.append(port)
+            others = [other for other in self._peers if other != peer]
+            if peer not in self._peers:
+                self._peers.append(peer)
                 self._news.notify_all()
-        peers = b"".join(socket.inet_aton("127.0.0.1") + struct.pack(">H", other) for other in others)
+        peers = b"".join(socket.inet_aton(host) + struct.pack(">H", port) for host, port in others)
         return bencode({"interval": 1, "min interval": 1, "peers": peers})
 
     def wait_for(self, count: int) -> None:
         with self._news:
-            self._news.wait_for(lambda: len(self._ports) >= count, 30)
+            self._news.wait_for(lambda: len(self._peers) >= count, 30)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -96,27 +102,32 @@ class Tracker:
 
 
 @contextmanager
-def aria2(description: Path, folder: Path, up_bytes_per_s: float, *, seed: bool) -> Iterator[None]:
+def aria2(description: Path, folder: Path, place: Place, *, seed: bool) -> Iterator[None]:
     """A client that goes on seeding until the context ends; `FOLDER.done` appears once it has the file."""
     folder.mkdir(exist_ok=True)
     hook = description.with_name("done.sh")
     if not hook.exists():
         hook.write_text(_HOOK)
         hook.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    if place.command:
+        port, limit = PORT, []
+    else:
+        with socket.create_server((place.address, 0)) as probe:
+            port = probe.getsockname()[1]
+        limit = [f"--max-overall-upload-limit={int(place.up_bytes_per_s or 0)}"]
     client = subprocess.Popen(
         [
+            *place.command,
             "aria2c",
             f"--dir={folder}",
             f"--listen-port={port}",
-            f"--max-overall-upload-limit={int(up_bytes_per_s)}",
+            *limit,
             f"--on-bt-download-complete={hook}",
             "--seed-ratio=0.0",
             "--enable-dht=false",
             "--bt-enable-lpd=false",
             "--enable-peer-exchange=true",
-            "--interface=127.0.0.1",
+            f"--interface={place.address}",
             "--bt-tracker-interval=1",
             "--file-allocation=none",
             "--quiet=true",

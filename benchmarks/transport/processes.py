@@ -149,9 +149,11 @@ class Process:
         return ProcessFailed(f"{self._child.args!r} {what}:\n{said}")
 
 
-def python(module: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Process:
-    """Start a side of ours, such as benchmarks.transport.bulk."""
-    return Process([sys.executable, "-m", module, *arguments], environ=environ)
+def python(
+    module: str, *arguments: str, environ: Mapping[str, str] | None = None, within: Sequence[str] = ()
+) -> Process:
+    """Start a side of ours, such as benchmarks.transport.bulk. within: what stands before its command."""
+    return Process([*within, sys.executable, "-m", module, *arguments], environ=environ)
 
 
 def node(script: str, *arguments: str) -> Process:

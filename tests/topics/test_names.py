@@ -8,10 +8,16 @@ from p2p.errors import FIELD_INVALID, TetherError
 from p2p.identity import NodeKey
 from p2p.membership import swarm_id_of
 from topics import names
-from topics.names import Topic, control, models, parse, presence
+from topics.names import CATALOGUE, Topic, control, models, parse, presence
 
 ONE, OTHER = swarm_id_of(NodeKey(b"\x01" * 32)), swarm_id_of(NodeKey(b"\x02" * 32))
-TOPICS = [presence("eu"), control("us-1"), models("tiny", "1.0", "eu"), models("org/Tiny-2:8b", "v1", "eu")]
+TOPICS = [
+    presence("eu"),
+    control("us-1"),
+    models("tiny", "1.0", "eu"),
+    models("org/Tiny-2:8b", "v1", "eu"),
+    CATALOGUE,
+]
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)

@@ -187,7 +187,7 @@ class Catalogue:
         else:
             self._revoke(publisher)
         self._words[word] = publisher
-        self._write(_word_name(word), word)
+        self._write(word_name(word), word)
 
     def _revoke(self, publisher: PeerId) -> None:
         self.revoked.add(publisher)
@@ -272,9 +272,20 @@ class Catalogue:
 
     # ── As documents ─────────────────────────────────────────────────────────────────────────────────────────────
 
+    def document(self, name: str) -> bytes | None:
+        """One of them, if it is here."""
+        stem, _, kind = name.rpartition(".")
+        if kind == "release" and (published := self._known.get(stem)) is not None:
+            return encode(published.signed)
+        if kind == "alias" and (alias := self._aliases.get(stem)) is not None:
+            return encode(alias[1])
+        if kind == "word":
+            return next((word for word in self._words if word_name(word) == name), None)
+        return None
+
     def documents(self) -> dict[str, bytes]:
         """All that is known, by name, as it was signed: words, releases, aliases, in this order."""
-        words = {_word_name(word): word for word in self._words}
+        words = {word_name(word): word for word in self._words}
         releases = {f"{reference}.release": encode(one.signed) for reference, one in self._known.items()}
         aliases = {f"{name}.alias": encode(signed) for name, (_, signed) in self._aliases.items()}
         return {**words, **releases, **aliases}
@@ -316,7 +327,8 @@ class Catalogue:
         self._news = trio.Event()
 
 
-def _word_name(word: bytes) -> str:
+def word_name(word: bytes) -> str:
+    """What a word of the authority is called among documents."""
     return f"{hashlib.sha256(word).hexdigest()}.word"
 
 

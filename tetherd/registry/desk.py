@@ -107,8 +107,7 @@ class LibraryDesk:
         return {"name": alias.name, "model": alias.model}
 
     async def trust(self, body: TrustBody) -> dict[str, Any]:
-        self._library.trust(PeerId(body.publisher), revoked=body.revoked)
-        await trio.lowlevel.checkpoint()
+        await self._library.trust(PeerId(body.publisher), revoked=body.revoked)
         return {"publisher": body.publisher, "state": "revoked" if body.revoked else "trusted"}
 
     def cache(self) -> list[dict[str, Any]]:

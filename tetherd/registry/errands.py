@@ -111,9 +111,9 @@ class Errands:
 async def follow(errand: Errand) -> AsyncIterator[bytes]:
     """How far it is, as a line of JSON whenever that changes; the last line says how it ended."""
     while True:
-        news = errand.news
+        news, last = errand.news, errand.done
         yield msgspec.json.encode(errand.shown()) + b"\n"
-        if errand.done:
+        if last:
             return
         await trio.sleep(PACE_S)
         with trio.move_on_after(HEARTBEAT_S):

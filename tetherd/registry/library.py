@@ -23,7 +23,7 @@ from inference.artifacts.origins import (
     place_of_url,
     place_on_hub,
 )
-from inference.artifacts.rate import Rate
+from inference.artifacts.rate import Most, Rate, beside_tokens
 from inference.artifacts.release import (
     Alias,
     Published,
@@ -50,8 +50,9 @@ from p2p.membership import SwarmId
 from p2p.rpc import Rpc
 from p2p.transport import Network
 from tetherd.config import ModelsConfig
-from tetherd.registry.catalogue import Catalogue
+from tetherd.registry.catalogue import Catalogue, word_name
 from tetherd.registry.local import LocalModel, model_name
+from tetherd.registry.news import News
 from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Url, parse
 
 Told = Callable[[Progress], None]
@@ -59,18 +60,21 @@ Told = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """cache_bytes: all models together; up, down: bytes a second. None: no limit."""
+    """cache_bytes: all models together; up, down: bytes a second. None: no limit. now: one that comes and goes."""
 
     cache_bytes: int | None = None
     up_bytes_per_s: float | None = None
     down_bytes_per_s: float | None = None
+    now: Most = lambda: None
 
 
-def cache_limits(config: ModelsConfig) -> CacheLimits:
+def cache_limits(config: ModelsConfig, generating: Callable[[], bool]) -> CacheLimits:
+    """generating: whether this node makes tokens, which go before files."""
     return CacheLimits(
         None if config.cache_gb is None else int(config.cache_gb * 1e9),
         None if config.lend_mb_s is None else config.lend_mb_s * 1e6,
         None if config.fetch_mb_s is None else config.fetch_mb_s * 1e6,
+        beside_tokens(generating),
     )
 
 
@@ -109,15 +113,17 @@ class Library:
         self._downloads = folder / "downloads"
         self._downloads.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.blobs = Blobs(folder, budget_bytes=limits.cache_bytes)
-        up, down = Rate(limits.up_bytes_per_s), Rate(limits.down_bytes_per_s)
+        up, down = Rate(limits.up_bytes_per_s, limits.now), Rate(limits.down_bytes_per_s, limits.now)
         self.shelf = Shelf(self.blobs, rpc, network, swarm_id, down=down, up=up, metrics=metrics)
         self.catalogue = Catalogue(folder / "catalogue", swarm_id, rpc, network, heard=self._heard)
+        self.news = News(self.catalogue, network, swarm_id)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Lend, be found, and hear of releases, until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.shelf.run)
             await nursery.start(self.catalogue.run)
+            await nursery.start(self.news.run)
             task_status.started()
 
     def kept_bytes(self) -> int:
@@ -156,6 +162,7 @@ class Library:
         if published.publisher != self._key.node_id:
             detail = f"{published.reference} is {published.publisher}'s: choose another name or version."
             raise TetherError(MODEL_INVALID, detail, field="name")
+        await self.news.tell(f"{published.reference}.release")
         await self.catalogue.announce(release.name)
         return published
 
@@ -168,7 +175,9 @@ class Library:
             raise TetherError(SIGNER_UNTRUSTED, detail)
         created = max(self._now(), published.release.created + 1)
         retired = structs.replace(published.release, retired=True, created=created)
-        return self.catalogue.add_release(sign_release(self._key, retired, trusted))
+        known = self.catalogue.add_release(sign_release(self._key, retired, trusted))
+        await self.news.tell(f"{known.reference}.release")
+        return known
 
     async def alias(self, name: str, model: str) -> Alias:
         """Let a name mean a published name@version. Raises TetherError(MODEL_NOT_FOUND | SIGNER_UNTRUSTED | …)."""
@@ -180,15 +189,17 @@ class Library:
         if alias != said:
             detail = f"{name} is another publisher's alias: choose another name."
             raise TetherError(MODEL_INVALID, detail, field="name")
+        await self.news.tell(f"{alias.name}.alias")
         return alias
 
-    def trust(self, publisher: PeerId, *, revoked: bool = False) -> None:
+    async def trust(self, publisher: PeerId, *, revoked: bool = False) -> None:
         """Let a node publish, or take that back. Raises TetherError(NOT_ISSUER) without the authority's key."""
         public_key_of(publisher)
         if self._authority is None:
             raise TetherError(NOT_ISSUER, "Only the node that founded the swarm trusts publishers.")
-        word = revoke if revoked else trust
-        self.catalogue.add_word(word(self._authority, publisher, self._now()))
+        word = (revoke if revoked else trust)(self._authority, publisher, self._now())
+        self.catalogue.add_word(word)
+        await self.news.tell(word_name(word))
 
     # ── How ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -212,7 +223,7 @@ class Library:
         own = self._key.node_id
         if self._authority is not None and own not in self.catalogue.revoked:
             if self.catalogue.trust_in(own) is None:
-                self.trust(own)
+                await self.trust(own)
         elif self.catalogue.trust_in(own) is None:
             await self.catalogue.compare_with_all()
         trusted = self.catalogue.trust_in(own)

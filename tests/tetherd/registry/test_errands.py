@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from inference.artifacts.fetching import Progress
@@ -36,6 +37,20 @@ async def test_a_follower_hears_each_step_and_the_end(errands: Errands) -> None:
     assert [event["doneBytes"] for event in events if event["sizeBytes"]] == [10, 40, 100, 100]
     assert (events[-1]["state"], events[-1]["result"]) == ("done", {"model": "demo@1"})
     assert {event["state"] for event in events[:-1]} == {"running"}
+
+
+async def test_work_that_ends_while_a_line_is_written_still_has_a_last_line(errands: Errands) -> None:
+    go = trio.Event()
+
+    async def work(_tell: Told) -> dict[str, Any]:
+        await go.wait()
+        return {}
+
+    lines = follow(errands.get(errands.begin(work)["work"]))
+    assert json.loads(await anext(lines))["state"] == "running"
+    go.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [json.loads(line)["state"] async for line in lines] == ["done"]
 
 
 async def test_a_follower_of_slow_work_hears_that_the_daemon_is_there(errands: Errands) -> None:
