@@ -49,6 +49,7 @@ def join(
     exact: Literal["auto", "on", "off"] | None = None,
     memory: float | None = None,
     threads: int | None = None,
+    gpu_layers: int | None = None,
     log_format: Literal["text", "json"] | None = None,
     config: Annotated[Path | None, Parameter(help="A TOML file with any of the settings.")] = None,
 ) -> None:
@@ -113,9 +114,12 @@ def join(
         auto (default): answers that a seed repeats to the bit, from models that show at load that they can; on: only
         such models are served; off: the faster way.
     memory
-        GB that each engine may take, weights included. Default: half of what is free beside the weights.
+        GB that all engines together may take, weights included; models beyond it are loaded in turns, when they are
+        asked for. Default: half of what is free beside the largest one's weights.
     threads
         Threads of each engine. Default: from the cores and the model's size.
+    gpu_layers
+        Layers of each model that an NVIDIA GPU computes; 0: none. Default: as many as its memory holds.
     log_format
         text, or json: one object a line.
     """
@@ -149,6 +153,7 @@ def join(
         "worker.exact": exact,
         "worker.memory_gb": memory,
         "worker.threads": threads,
+        "worker.gpu_layers": gpu_layers,
         "telemetry.log_format": log_format,
     }
     try:

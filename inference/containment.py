@@ -1,4 +1,4 @@
-"""What a process that holds prompts in its memory does to keep them there."""
+"""What a process does that holds prompts in its memory and may die of one: it takes nothing along, and nobody."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import ctypes
 import resource
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4
+_FIRST_VICTIM: Final = "800"
+"""Of 1000 that may be added to what the kernel reckons from memory alone: before the daemon, whatever that holds."""
 
 
 def forbid_core_dumps() -> None:
@@ -21,6 +25,12 @@ def forbid_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def die_before_parent() -> None:
+    """When memory runs out, let the kernel end this process and not the daemon, which starts it anew (proc(5))."""
+    with suppress(OSError):  # no Linux, or a container that forbids it
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_VICTIM)
 
 
 def leave_signals_to_parent() -> None:

@@ -21,13 +21,15 @@ class EngineInfo:
     """What an engine serves. context_tokens: prompt and answer together; slots: requests at a time; exact: it can be.
 
     build_tag says between which engines the same seed gives the same bytes: model digest, llama.cpp commit, CPU
-    features, recipe.
+    features, recipe. tokens_per_second: of one answer alone, measured at the load; 0: nobody knows.
     """
 
     context_tokens: int
     slots: int
     build_tag: str
     exact: bool = False
+    tokens_per_second: float = 0.0
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -13,10 +14,12 @@ import trio
 from inference.engine import Tokens
 from inference.engine_wire import (
     PREFIX,
+    Alive,
     Cancel,
     Command,
     Generate,
     Load,
+    Loading,
     Produced,
     Refused,
     Report,
@@ -34,8 +37,19 @@ HANG_S: Final = 60.0
 """A process with answers to make says that it is alive each second; one step of the largest model takes a few."""
 
 
+LOAD_SILENCE_S: Final = 180.0
+"""A load says each percent of the file and each answer of its self-test; a slow disk may need a minute for either."""
+
+
 class EngineLost(Exception):
-    """The engine process ended; its exit status and last words on stderr are in the message."""
+    """The engine process ended; how it did and its last words on stderr are in the message.
+
+    killed: by somebody, most likely the kernel for want of memory; the model is not to blame.
+    """
+
+    def __init__(self, epitaph: str, *, killed: bool) -> None:
+        super().__init__(epitaph)
+        self.killed = killed
 
 
 class _Answer:
@@ -101,21 +115,37 @@ class EngineLink:
         self._hang_s = hang_s
         self._heard_s = trio.current_time()
 
-    async def load(self, load: Load) -> Report:
-        """Send the first command and wait for its report. Raises EngineLost."""
+    async def load(self, load: Load, told: Callable[[float], None] = lambda _: None) -> Report:
+        """Send the first command and wait for its end; told: how far it is, 0 to 1. Raises EngineLost."""
+        report: Report | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_last_words)
             try:
                 await self._stdin.send_all(frame(load))
-                report = await self._next_report()
+                report = await self._loading(told)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                report = None
+                pass
             if report is None:
                 await self.process.wait()
             nursery.cancel_scope.cancel()
         if report is None:
-            raise EngineLost(self._epitaph())
+            raise self._lost()
         return report
+
+    async def _loading(self, told: Callable[[float], None]) -> Report | None:
+        while True:
+            with trio.move_on_after(LOAD_SILENCE_S) as silence:
+                report = await self._next_report()
+            if silence.cancelled_caught:
+                self._kill_hung()
+                return None
+            match report:
+                case Loading(fraction):
+                    told(fraction)
+                case Alive():
+                    pass
+                case _:
+                    return report
 
     async def serve(self) -> NoReturn:
         """Carry commands and reports until the process ends. Raises EngineLost; `fail_all` is then due."""
@@ -131,7 +161,7 @@ class EngineLink:
                 nursery.cancel_scope.cancel()
         finally:
             await self.end()
-        raise EngineLost(self._epitaph())
+        raise self._lost()
 
     async def end(self) -> None:
         """Kill the process and leave nothing of it behind. It holds no state that could be lost."""
@@ -197,13 +227,21 @@ class EngineLink:
                 return  # The process is gone; the reader sees it too and says so.
 
     async def _watch(self) -> None:
-        """Kill a process that has answers to make and says nothing: the end of its pipe then ends `serve`."""
+        """Kill a process that has something to do and says nothing: the end of its pipe then ends `serve`."""
         while True:
             await trio.sleep(self._hang_s / 4)
-            if self._answers and trio.current_time() - self._heard_s > self._hang_s:
-                self._last_words = bytearray(b"it hung")
-                self.process.kill()
+            if self._overdue(trio.current_time() - self._hang_s):
+                self._kill_hung()
                 return
+
+    def _overdue(self, before_s: float) -> bool:
+        """Answers are watched by the batch's signs of life; counts, which another thread makes, one by one."""
+        counts = any(counted.asked_s < before_s for counted in self._counts.values())
+        return counts or bool(self._answers and self._heard_s < before_s)
+
+    def _kill_hung(self) -> None:
+        self._last_words = bytearray(b"it hung")
+        self.process.kill()
 
     async def _next_report(self) -> Report | None:
         """The next report, or None at the end of the pipe."""
@@ -225,9 +263,14 @@ class EngineLink:
         async for data in self._stderr:
             self._last_words = (self._last_words + data)[-LAST_WORDS_BYTES:]
 
-    def _epitaph(self) -> str:
+    def _lost(self) -> EngineLost:
+        """Once the process has ended."""
+        status = self.process.returncode
+        assert status is not None
         lines = self._last_words.decode("utf-8", "replace").strip().splitlines()
-        return f"exit status {self.process.returncode}" + (f": {lines[-1][:300]}" if lines else "")
+        ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        words = f": {lines[-1][:300]}" if lines else ""
+        return EngineLost(ended + words, killed=status == -signal.SIGKILL)
 
 
 class _Counted:
@@ -235,6 +278,7 @@ class _Counted:
 
     def __init__(self) -> None:
         self.done = trio.Event()
+        self.asked_s = trio.current_time()
         self.outcome: tuple[int, ...] | TetherError = ()
 
     def set(self, outcome: tuple[int, ...] | TetherError) -> None:

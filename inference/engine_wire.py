@@ -34,6 +34,7 @@ class Load(_Said, frozen=True):
     model_sha256: str
     tested: bool = False
     plain_kernels: bool = False
+    gpu_layers: int = 0
 
 
 class Tokenize(_Said, frozen=True):
@@ -59,12 +60,23 @@ class Cancel(_Said, frozen=True):
     request: int
 
 
+class Loading(_Said, frozen=True):
+    """fraction: of the model that has been read, 0 to 1; what follows then tells that it goes on by Alive."""
+
+    fraction: float
+
+
 class Loaded(_Said, frozen=True):
-    """exact: whether it was asked for and the self-test found it."""
+    """exact: whether it was asked for and the self-test found it. tokens_per_second: of one answer alone.
+
+    on_gpu: layers were asked for there, and this llama.cpp was built for it.
+    """
 
     context_tokens: int
     build_tag: str
     exact: bool
+    tokens_per_second: float = 0.0
+    on_gpu: bool = False
 
 
 class LoadFailed(_Said, frozen=True):
@@ -110,7 +122,7 @@ class Alive(_Said, frozen=True):
 
 
 Command = Load | Tokenize | Generate | Cancel
-Report = Loaded | LoadFailed | Tokenized | Refused | Produced | Alive
+Report = Loading | Loaded | LoadFailed | Tokenized | Refused | Produced | Alive
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _COMMANDS: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

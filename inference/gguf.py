@@ -76,6 +76,7 @@ class GgufHeader:
     chat_template: str = ""
     kv_bytes_per_token: int = 0
     types: frozenset[int] = frozenset()
+    layers: int = 0
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -137,6 +138,7 @@ class _Reader:
             chat_template=self._text("tokenizer.chat_template"),
             kv_bytes_per_token=self._kv_bytes_per_token(architecture),
             types=frozenset(self.types),
+            layers=max(0, self._number(f"{architecture}.block_count", 0)),
         )
 
     def _magic(self) -> int:

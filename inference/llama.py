@@ -6,6 +6,7 @@ made end with ENGINE_FAILED and go on elsewhere, or here once the next process h
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -14,7 +15,6 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import Final
 
-import psutil
 import structlog
 import trio
 from msgspec.structs import replace
@@ -24,12 +24,14 @@ from inference.engine_link import EngineLink, EngineLost
 from inference.engine_wire import Generate, Load, Loaded, LoadFailed, Tokenize
 from inference.gguf import GgufHeader, read_header
 from inference.manifest import hash_file
+from inference.offer import Told
 from inference.quarantine import DEATHS, Quarantine, digest_of
 from inference.recipe import EXACT_TYPES, may_be_exact
-from inference.sizing import LlamaSettings, Sizes, size_engine
+from inference.sizing import LlamaSettings, size_engine
+from inference.survey import survey
 from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, INPUT_QUARANTINED, MODEL_INVALID, TetherError
 
-__all__ = ["LlamaEngine", "LlamaSettings", "open_llama", "plan_llama"]
+__all__ = ["LlamaEngine", "LlamaSettings", "open_llama"]
 
 FIRST_RESTART_S: Final = 0.1
 LAST_RESTART_S: Final = 10.0
@@ -42,20 +44,34 @@ log: Final = structlog.get_logger()
 
 
 @asynccontextmanager
-async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIterator[LlamaEngine]:
-    """Check, load and serve a model file until the context ends. Raises TetherError(MODEL_INVALID).
+async def open_llama(
+    path: Path,
+    settings: LlamaSettings = _DEFAULTS,
+    *,
+    told: Told = lambda _: None,
+    quarantine: Quarantine | None = None,
+) -> AsyncIterator[LlamaEngine]:
+    """Check, load and serve a model file until the context ends. Raises TetherError(MODEL_INVALID | ENGINE_FAILED).
 
-    What the body raises arrives in an ExceptionGroup, as from any trio nursery.
+    quarantine: what earlier engines of the model died of. What the body raises arrives in an ExceptionGroup, as from
+    any trio nursery.
     """
     header = await trio.to_thread.run_sync(read_header, path)
     load = await _load_command(path, header, settings)
     link = EngineLink(await _start_process(), hang_s=settings.hang_s)
-    info = await _load(link, path, load)
+    info = await _load(link, path, load, told)
     if settings.exact == "on" and not info.exact:
         await link.end()
         detail = f"{path} is not exact on this machine, as --exact on demands: it failed the self-test."
         raise TetherError(MODEL_INVALID, detail, field="model")
-    engine = LlamaEngine(path, load, link, info, hang_s=settings.hang_s)
+    engine = LlamaEngine(
+        path,
+        load,
+        link,
+        info,
+        hang_s=settings.hang_s,
+        quarantine=Quarantine() if quarantine is None else quarantine,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.supervise, link)
         yield engine
@@ -65,12 +81,21 @@ async def open_llama(path: Path, settings: LlamaSettings = _DEFAULTS) -> AsyncIt
 class LlamaEngine:
     """One model, served by one process at a time."""
 
-    def __init__(self, path: Path, load: Load, link: EngineLink, info: EngineInfo, *, hang_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        load: Load,
+        link: EngineLink,
+        info: EngineInfo,
+        *,
+        hang_s: float,
+        quarantine: Quarantine,
+    ) -> None:
         self._path = path
         # What a self-test found is true of the next process too: the same file on the same machine.
         self._load = replace(load, exact=info.exact, tested=True)
         self._hang_s = hang_s
-        self._quarantine = Quarantine()
+        self._quarantine = quarantine
         self._under_way: list[bytes] = []
         self._up = trio.Event()
         self._link: EngineLink | None = None
@@ -168,14 +193,8 @@ class LlamaEngine:
         log.info("engine_started", pid=link.process.pid, build_tag=info.build_tag)
 
 
-def plan_llama(header: GgufHeader, settings: LlamaSettings) -> Sizes:
-    """What an engine would take of this machine as it is now."""
-    cores, free_bytes = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
-    return size_engine(header, settings, cores=cores, free_bytes=free_bytes)
-
-
 async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings) -> Load:
-    sizes = plan_llama(header, settings)
+    sizes = size_engine(header, settings, await trio.to_thread.run_sync(survey))
     sha256 = settings.model_sha256 or (await hash_file(path))[0]
     return Load(
         path=str(path),
@@ -186,6 +205,7 @@ async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings)
         plain_kernels=settings.exact == "on" and not header.types <= EXACT_TYPES,
         max_tokens_per_second=settings.max_tokens_per_second,
         model_sha256=sha256,
+        gpu_layers=sizes.gpu_layers,
     )
 
 
@@ -202,18 +222,22 @@ async def _start_process() -> trio.Process:
     return await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
 
 
-async def _load(link: EngineLink, path: Path, load: Load) -> EngineInfo:
-    """Let a fresh process load the model. Raises TetherError(MODEL_INVALID), and the process is gone then."""
+async def _load(link: EngineLink, path: Path, load: Load, told: Told = lambda _: None) -> EngineInfo:
+    """Let a fresh process load the model. Raises TetherError(MODEL_INVALID | ENGINE_FAILED), and it is gone then."""
     try:
-        match await link.load(load):
-            case Loaded(context_tokens, build_tag, exact):
-                return EngineInfo(context_tokens, load.slots, build_tag, exact)
+        match await link.load(load, told):
+            case Loaded(context_tokens, build_tag, exact, speed, on_gpu):
+                limit = load.max_tokens_per_second or math.inf
+                return EngineInfo(context_tokens, load.slots, build_tag, exact, min(speed, limit), on_gpu)
             case LoadFailed(reason):
                 raise TetherError(MODEL_INVALID, f"llama.cpp cannot load {path}: {reason}.", field="model")
             case other:
                 raise AssertionError(f"the engine answered its load with {type(other).__name__}")
     except EngineLost as lost:
         await link.end()
+        if lost.killed:
+            detail = f"The engine was killed while it loaded {path} ({lost}): memory may have run out."
+            raise TetherError(ENGINE_FAILED, detail, field="model") from lost
         detail = f"llama.cpp died while it loaded {path} ({lost})."
         raise TetherError(MODEL_INVALID, detail, field="model") from lost
     except BaseException:

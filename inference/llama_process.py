@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 
 from inference.batch import Batch
 from inference.chat import ChatTemplate
-from inference.containment import forbid_core_dumps, leave_signals_to_parent
+from inference.containment import die_before_parent, forbid_core_dumps, leave_signals_to_parent
 from inference.engine_wire import (
     PREFIX,
     Alive,
@@ -28,6 +28,7 @@ from inference.engine_wire import (
     Load,
     Loaded,
     LoadFailed,
+    Loading,
     Produced,
     Refused,
     Report,
@@ -37,10 +38,11 @@ from inference.engine_wire import (
     frame_length,
     read_command,
 )
-from inference.native import Context, LoadError, Model, Version, start, system_info
+from inference.native import Context, LoadError, Model, Version, has_gpu, start, system_info
 from inference.pace import Pace
 from inference.recipe import FAST_CHUNK, build_tag
 from inference.self_test import is_exact
+from inference.speed import tokens_per_second
 from p2p.errors import FIELD_INVALID, TetherError
 
 PARENT_GONE: Final = 0
@@ -90,6 +92,22 @@ def joined(reports: list[Report]) -> list[Report]:
     return together
 
 
+class Telling:
+    """How a load goes on, in whole percents of the file at most."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._percent = -1
+
+    def read(self, fraction: float) -> None:
+        if (percent := int(fraction * 100)) > self._percent:
+            self._percent = percent
+            self._outbox.put(Loading(fraction))
+
+    def alive(self) -> None:
+        self._outbox.put(Alive())
+
+
 class Inbox:
     """Commands for the batch, from the reader to the main thread."""
 
@@ -115,6 +133,7 @@ class Inbox:
 def main() -> None:
     leave_signals_to_parent()
     forbid_core_dumps()
+    die_before_parent()
     threading.excepthook = _end_with_thread
     commands, outbox = sys.stdin.buffer, Outbox(sys.stdout.buffer)
     threading.Thread(target=outbox.write_for_ever, daemon=True).start()
@@ -122,7 +141,10 @@ def main() -> None:
     assert isinstance(load, Load), "the first command loads the model"
     start()
     try:
-        model = Model(Path(load.path), plain_kernels=load.plain_kernels)
+        told = Telling(outbox)
+        model = Model(
+            Path(load.path), plain_kernels=load.plain_kernels, gpu_layers=load.gpu_layers, told=told.read
+        )
         context = Context(
             model,
             slots=load.slots,
@@ -142,9 +164,10 @@ def main() -> None:
         pace = Pace(limit, time.monotonic())
         return Batch(model, context, pace, slots=load.slots, chunk=FAST_CHUNK)
 
-    exact = load.exact and (load.tested or is_exact(model, partial(batch, None), seed=SELF_TEST_SEED))
+    exact = load.exact and (load.tested or is_exact(model, partial(batch, None), SELF_TEST_SEED, told.alive))
+    speed = tokens_per_second(context)
     tag = build_tag(load.model_sha256, Version, system_info(), exact=exact)
-    outbox.put(Loaded(load.context_tokens, tag, exact))
+    outbox.put(Loaded(load.context_tokens, tag, exact, speed, load.gpu_layers > 0 and has_gpu()))
     inbox = Inbox()
     reader = threading.Thread(
         target=_read_for_ever, args=(commands, inbox, outbox, model, template), daemon=True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,11 +42,25 @@ class Row:
 
 
 class Model:
-    """A loaded model and its vocabulary. Raises LoadError."""
+    """A loaded model and its vocabulary. told: how much of it has been read, 0 to 1. Raises LoadError."""
 
-    def __init__(self, path: Path, *, plain_kernels: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        plain_kernels: bool = False,
+        gpu_layers: int = 0,
+        told: Callable[[float], None] = lambda _: None,
+    ) -> None:
         parameters = c.llama_model_default_params()
-        parameters.n_gpu_layers = 0
+        parameters.n_gpu_layers = gpu_layers
+
+        def read(fraction: float, _: object) -> bool:
+            told(fraction)
+            return True  # false would end the load
+
+        callback = c.llama_progress_callback(read)
+        parameters.progress_callback = callback
         if plain_kernels:
             parameters.use_extra_bufts = False
             os.environ["GGML_CPU_TILED_MM"] = "0"
@@ -263,6 +277,11 @@ def start() -> None:
     """Set llama.cpp up in this process, keeping its log to itself."""
     c.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
     c.llama_backend_init()
+
+
+def has_gpu() -> bool:
+    """Whether this build of llama.cpp can compute on one."""
+    return bool(c.llama_supports_gpu_offload())
 
 
 def system_info() -> str:

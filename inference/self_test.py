@@ -24,16 +24,27 @@ _SAMPLING: Final = Sampling(temperature=0.9, seed=7, logprobs=5)
 Answer = tuple[tuple[int, ...], tuple[TokenLogprob, ...]]
 
 
-def is_exact(model: Model, fresh: Callable[[], Batch], seed: int) -> bool:
-    """Run the test. fresh: makes an empty batch on the engine's context; seed: of prompts and where to resume."""
+def is_exact(
+    model: Model, fresh: Callable[[], Batch], seed: int, alive: Callable[[], None] = lambda: None
+) -> bool:
+    """Run the test. fresh: makes an empty batch on the engine's context; seed: of prompts and where to resume.
+
+    alive: is called before each answer, for whoever waits for the end.
+    """
+
+    def batch() -> Batch:
+        alive()
+        return fresh()
+
     chance = random.Random(seed)
     prompt, *others = (_drawn(model, chance) for _ in range(COMPANY + 1))
-    alone, cached = _alone(fresh(), prompt), fresh()
+    alone, cached = _alone(batch(), prompt), batch()
     first = _alone(cached, prompt, scope=b"self-test")
+    alive()
     again = _alone(cached, prompt, scope=b"self-test")
-    together = _together(fresh(), prompt, others)
+    together = _together(batch(), prompt, others)
     k = chance.randrange(len(alone[0]) + 1)
-    rest = _alone(fresh(), prompt, resume=alone[0][:k])
+    rest = _alone(batch(), prompt, resume=alone[0][:k])
     resumed = alone[0][:k] + rest[0], alone[1][:k] + rest[1]
     return all(answer == alone for answer in (first, again, together, resumed))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,13 +16,13 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from inference.attempt import Attempt, ChunkWriter
-from inference.engine import Engine
+from inference.engine_room import EngineRoom, Turn
 from inference.grants import check_grant
 from inference.held_prefixes import HeldPrefixes, check_prefixes
 from inference.manifest import Manifest
 from inference.slots import Slots
 from inference.worker_metrics import NoMetrics, Rate, WorkerMetrics
-from p2p.content import SealedInput
+from p2p.content import ChunkBody, SealedInput
 from p2p.errors import (
     ATTEMPT_STALE,
     CANCELLED,
@@ -51,7 +51,6 @@ from p2p.messages import (
     ReserveAnswer,
     ReserveRequest,
     Role,
-    ServedModel,
     SignedReceipt,
 )
 from p2p.request_mac import MAX_MAC_KEY_BYTES, request_mac
@@ -72,14 +71,6 @@ log: Final = structlog.get_logger()
 _tracer: Final = trace.get_tracer(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model that is ready to answer."""
-
-    manifest: Manifest
-    engine: Engine
-
-
 @dataclass(slots=True)
 class _Running:
     """fault: what its caller is told if this worker ends it."""
@@ -97,7 +88,8 @@ class Worker:
     """One node's worker role.
 
     admission: what a connected peer proved, None for one without a connection; leaders: orchestrators of the region,
-    best first; now: unix seconds; on_change: called when the load or the state changes.
+    best first; now: unix seconds; gpu_class: the GPU's name, where engines use it; on_change: called when the load or
+    the state changes.
     """
 
     def __init__(
@@ -108,10 +100,11 @@ class Worker:
         admission: Callable[[PeerId], Member | None],
         swarm_id: SwarmId,
         region: str,
-        models: Mapping[str, LoadedModel],
+        room: EngineRoom,
         *,
         now: Callable[[], float],
         leaders: Callable[[], list[PeerId]],
+        gpu_class: str = "cpu",
         metrics: WorkerMetrics = NoMetrics(),  # noqa: B008 it keeps nothing
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -121,12 +114,14 @@ class Worker:
         self._admission = admission
         self._swarm_id = swarm_id
         self._region = region
-        self._models = models
+        self._room = room
+        room.on_change = self._changed
         self._now = now
         self._leaders = leaders
+        self._gpu_class = gpu_class
         self._metrics = metrics
         self._on_change = on_change
-        self._slots = Slots({digest: model.engine.info.slots for digest, model in models.items()})
+        self._slots = Slots(room.slots)
         self._running: dict[bytes, _Running] = {}
         self._unheard: deque[SignedReceipt] = deque(maxlen=MAX_UNHEARD)
         self._unheard_of = trio.Event()
@@ -156,23 +151,14 @@ class Worker:
     def health(self) -> HealthReport:
         return HealthReport(
             worker_id=self._key.node_id,
-            capacity=self._slots.capacity,
-            gpu_class="cpu",
-            model_cache=tuple(
-                ServedModel(
-                    model.manifest.name,
-                    model.manifest.version,
-                    digest,
-                    model.engine.info.context_tokens,
-                    exact=model.engine.info.exact,
-                )
-                for digest, model in self._models.items()
-            ),
+            capacity=self._room.capacity,
+            gpu_class=self._gpu_class if self._room.on_gpu else "cpu",
+            model_cache=self._room.served(),
             load=self._slots.load(self._now()),
             tokens_per_second=self._rate.per_second(trio.current_time()),
             free_bytes=psutil.virtual_memory().available,
             prefixes=self._prefixes.digests(),
-            build_tags={digest: model.engine.info.build_tag for digest, model in self._models.items()},
+            build_tags=self._room.build_tags(),
         )
 
     async def drain(self, timeout_s: float) -> None:
@@ -224,7 +210,7 @@ class Worker:
                 self._running[grant_id].end(fault)
 
     def _changed(self) -> None:
-        self._metrics.slots(self._slots.running, self._slots.capacity)
+        self._metrics.slots(self._slots.running, self._room.capacity)
         self._on_change()
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -242,24 +228,31 @@ class Worker:
             region=self._region,
             now=self._now(),
         )
-        if (model := self._models.get(grant.manifest_digest)) is None:
+        if (offer := self._room.offer(grant.manifest_digest)) is None:
             raise TetherError(MODEL_NOT_FOUND, "This worker does not serve that model.", field="model")
         seal, plain = open_from(self._key, grant.job, grant.attempt, request.input)
         content = open_content(plain, grant)
-        with self._slot(grant) as running, _span(request, grant, model) as span:
-            attempt = Attempt(
-                self._key,
-                grant,
-                content,
-                model.engine,
-                ChunkWriter(seal, request.correlation_id, call.send),
-                self._metrics,
-                started_s,
-                self._sampled,
-            )
+        writer = ChunkWriter(seal, request.correlation_id, call.send)
+        with (
+            self._slot(grant) as running,
+            _span(request, grant, offer.manifest) as span,
+            self._room.ask(grant.manifest_digest) as turn,
+        ):
+            attempt: Attempt | None = None
             outcome = CANCELLED.name
             try:
                 with running.scope:
+                    await _load(turn, writer)
+                    attempt = Attempt(
+                        self._key,
+                        grant,
+                        content,
+                        turn.engine,
+                        writer,
+                        self._metrics,
+                        started_s,
+                        self._sampled,
+                    )
                     outcome = await attempt.run()
                 if running.scope.cancelled_caught and running.fault is not None:
                     raise running.fault
@@ -269,14 +262,19 @@ class Worker:
                 raise
             finally:
                 self._metrics.finished(outcome, trio.current_time() - started_s)
-                if attempt.accepted and outcome not in FINISHED:
-                    self._unheard.append(attempt.receipt(outcome))
-                    self._unheard_of.set()
-                if attempt.prompt_tokens:
-                    self._prefixes.add(content.prefixes)
                 span.set_attribute("tether.outcome", outcome)
-                span.set_attribute("tether.prompt_tokens", attempt.prompt_tokens)
-                span.set_attribute("tether.sampled_tokens", attempt.position - len(content.resume))
+                if attempt is not None:
+                    self._note(attempt, outcome, content, span)
+
+    def _note(self, attempt: Attempt, outcome: str, content: SealedInput, span: Span) -> None:
+        """Keep what an attempt leaves behind: a receipt that its gateway did not hear, beginnings in the cache."""
+        if attempt.accepted and outcome not in FINISHED:
+            self._unheard.append(attempt.receipt(outcome))
+            self._unheard_of.set()
+        if attempt.prompt_tokens:
+            self._prefixes.add(content.prefixes)
+        span.set_attribute("tether.prompt_tokens", attempt.prompt_tokens)
+        span.set_attribute("tether.sampled_tokens", attempt.position - len(content.resume))
 
     @contextmanager
     def _slot(self, grant: Grant) -> Iterator[_Running]:
@@ -322,6 +320,12 @@ class Worker:
                         break
 
 
+async def _load(turn: Turn, writer: ChunkWriter) -> None:
+    """Wait for the model, telling whoever asked. Raises TetherError(CAPACITY | ENGINE_FAILED | MODEL_NOT_FOUND)."""
+    async for percent in turn.progress():
+        await writer.write(ChunkBody(loading=percent))
+
+
 def open_content(plain: bytes, grant: Grant) -> SealedInput:
     """Read what was sealed and check that it is what the grant was given for.
 
@@ -343,7 +347,7 @@ def open_content(plain: bytes, grant: Grant) -> SealedInput:
 
 
 @contextmanager
-def _span(request: InferRequest, grant: Grant, model: LoadedModel) -> Iterator[Span]:
+def _span(request: InferRequest, grant: Grant, manifest: Manifest) -> Iterator[Span]:
     """A child of the gateway's span. It never becomes the current one: it stays open across awaits."""
     span = _tracer.start_span(
         "worker.infer",
@@ -352,7 +356,7 @@ def _span(request: InferRequest, grant: Grant, model: LoadedModel) -> Iterator[S
         attributes={
             "tether.job": grant.job.hex(),
             "tether.attempt": grant.attempt,
-            "tether.model": f"{model.manifest.name}@{model.manifest.version}",
+            "tether.model": f"{manifest.name}@{manifest.version}",
         },
     )
     try:

@@ -96,7 +96,8 @@ class TokenLogprob(Message, frozen=True):
 class ChunkBody(Message, frozen=True):
     """What is inside the seal of a chunk.
 
-    The first one has accepted set (prompt tokens counted) and no tokens. token_ids start at position (counted from
+    Before a model is in memory come some with nothing but loading: percents of its load. Then one has accepted set
+    (prompt tokens counted) and no tokens. token_ids start at position (counted from
     the start of the answer, resumed ids included); text may lag behind them while a character or a stop is open.
     logprobs: none, or one for each id.
     The last one has finish, usage and receipt, or error.
@@ -111,3 +112,4 @@ class ChunkBody(Message, frozen=True):
     receipt: SignedReceipt | None = None
     error: WireError | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    loading: int | None = None

@@ -72,9 +72,9 @@ PREFIX_BYTES: Final = 8
 
 
 class ServedModel(Message, frozen=True):
-    """A model that a worker serves. digest: of its manifest, hex; context_tokens: prompt and answer together.
+    """A model that a worker serves. digest: of its manifest, hex; context_tokens: prompt and answer; loaded: in memory.
 
-    exact: the same seed gives the same bytes at every worker with the same build tag, in any company, resumed anywhere.
+    exact: a seed gives the same bytes wherever the build tag is the same; tokens_per_second: of one answer alone, or 0.
     """
 
     name: str
@@ -83,6 +83,7 @@ class ServedModel(Message, frozen=True):
     context_tokens: int
     loaded: bool = True
     exact: bool = False
+    tokens_per_second: float = 0.0
 
 
 class HealthReport(Message, frozen=True):

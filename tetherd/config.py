@@ -75,7 +75,10 @@ class WorkerConfig(Section, frozen=True):
     """Answers that the same seed repeats to the bit (docs/exactness.md). auto: where a model shows at load that it can;
     on: a model that cannot is not served; off: always the faster way."""
     memory_gb: float | None = None
-    """Of each engine: weights, slots and their contexts. None: half of what is free beside the weights."""
+    """Of all engines that run at a time: weights, slots and their contexts. None: half of what is free beside the
+    weights of the largest."""
+    gpu_layers: int | None = None
+    """Layers of each model that a GPU computes; none: as many as its memory holds, where there is one."""
 
 
 class ModelsConfig(Section, frozen=True):
@@ -215,6 +218,8 @@ def _checked(config: Config) -> Config:
     for name, count in (("slots", config.worker.slots), ("threads", config.worker.threads)):
         if count is not None and not 1 <= count <= 1024:
             raise _wrong(f"worker.{name}", "it has to be between 1 and 1024")
+    if (layers := config.worker.gpu_layers) is not None and not 0 <= layers <= 1000:
+        raise _wrong("worker.gpu_layers", "it has to be between 0 and 1000")
     if (memory := config.worker.memory_gb) is not None and not 0 < memory < 1e6:
         raise _wrong("worker.memory_gb", "it has to be greater than 0")
     limits = config.models

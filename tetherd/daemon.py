@@ -65,7 +65,7 @@ class Daemon:
         self._data = data
         self._key = key
         self._metrics = Metrics()
-        self._models = ModelHouse(config.worker, phases)
+        self._models = ModelHouse(config.worker, phases, self._metrics.room)
         self._duties = Duties(config, data, key, self._models, self._metrics)
         self._state = "starting"
         self._roles: tuple[Role, ...] = ()

@@ -187,7 +187,7 @@ class Duties:
         await parts.start(self.gateway.run)
 
     async def _lend(self, parts: trio.Nursery, node: Node) -> None:
-        await self._models.wait()
+        room = await self._models.wait()
         self._worker = Worker(
             self._key,
             self.incarnation,
@@ -195,9 +195,10 @@ class Duties:
             node.member,
             node.papers.member.certificate.swarm_id,
             self._config.region,
-            self._models.loaded,
+            room,
             now=time.time,
             leaders=node.swarm.leaders,
+            gpu_class=self._models.device.gpu_class if self._models.device else "cpu",
             metrics=self._metrics.worker,
         )
         await parts.start(self._worker.run)

@@ -1,7 +1,7 @@
 """Which engine serves which model: the one place that knows them all.
 
-A new engine is a case here: what `--model` named has been found or fetched by then (`registry/references.py` says what
-it may name, `registry/local.py` finds what needs no network).
+A new engine is a kind of `Located` (found by `registry/`, which says what `--model` may name) and a case in each of the
+two functions here.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from msgspec.structs import replace
 
+from inference.device import Device
 from inference.engine import Engine
-from inference.llama import open_llama, plan_llama
+from inference.llama import open_llama
 from inference.manifest import Manifest, manifest_of
 from inference.offer import Offer, Told
-from inference.sizing import LlamaSettings
+from inference.quarantine import Quarantine
+from inference.sizing import LlamaSettings, least_bytes, plan_engine
 from tetherd.config import WorkerConfig
 from tetherd.registry.local import LocalModel
-
-GB: Final = 1_000_000_000
 
 Located = LocalModel
 """What --model named, once it is on this machine."""
@@ -29,9 +28,16 @@ Located = LocalModel
 
 @dataclass(frozen=True, slots=True)
 class EngineTerms:
-    """What the owner lends to an engine."""
+    """What the owner lends to one engine. memory_bytes: None for what it would take of a machine of its own."""
 
     config: WorkerConfig
+    device: Device
+    memory_bytes: int | None = None
+
+
+def least_memory(model: Located) -> int:
+    """Bytes without which there is no serving it; 0: it takes none of this machine's."""
+    return least_bytes(model.header)
 
 
 async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
@@ -45,20 +51,22 @@ async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
 async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:
     manifest = model.manifest or await _manifest(model, told)
     config = terms.config
-    settings = LlamaSettings(
+    wanted = LlamaSettings(
         slots=config.slots,
         threads=config.threads,
         max_tokens_per_second=config.max_tokens_per_second,
         model_sha256=manifest.files[0].sha256,
         exact=config.exact,
-        memory_bytes=int(config.memory_gb * GB) if config.memory_gb else None,
+        memory_bytes=terms.memory_bytes,
+        gpu_layers=config.gpu_layers,
     )
-    plan = plan_llama(model.header, settings)
+    sizes, settings = plan_engine(model.header, wanted, terms.device)
+    deaths = Quarantine()
 
-    def start(_told: Told) -> AbstractAsyncContextManager[Engine]:
-        return open_llama(model.path, settings)
+    def start(told: Told) -> AbstractAsyncContextManager[Engine]:
+        return open_llama(model.path, settings, told=told, quarantine=deaths)
 
-    return Offer(manifest, plan.need_bytes, plan.slots, plan.context_tokens, start)
+    return Offer(manifest, sizes.need_bytes, sizes.slots, sizes.context_tokens, start)
 
 
 async def _manifest(model: LocalModel, told: Told) -> Manifest:

@@ -279,7 +279,8 @@ def _check_health(health: HealthReport) -> None:
     for served in health.model_cache:
         check_model(served.name)
         check_version(served.version)
-        if not 0 < served.context_tokens <= 100 * MAX_COUNT:
+        speed = served.tokens_per_second
+        if not 0 < served.context_tokens <= 100 * MAX_COUNT or not (math.isfinite(speed) and speed >= 0):
             raise Refused("bounds", "The health report is out of bounds.")
 
 

@@ -13,8 +13,10 @@ import trio
 from msgspec.structs import replace
 
 from inference.engine import EngineInfo, Generation, Prompt, Tokens
+from inference.engine_room import EngineRoom
 from inference.manifest import Manifest, ManifestFile
-from inference.worker import LoadedModel, Worker
+from inference.offer import Offer, Told
+from inference.worker import Worker
 from p2p.chain import CHAIN_START, next_link
 from p2p.content import ChatMessage, ChunkBody, SealedInput
 from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, TetherError
@@ -105,6 +107,21 @@ class ScriptedEngine:
             yield Tokens((100 + position,), position, f"{position} ", "length" if last else None)
             if last:
                 return
+
+
+def offer_of(
+    engine: ScriptedEngine, manifest: Manifest = MANIFEST, need_bytes: int = 1, load_s: float = 0.0
+) -> Offer:
+    """A model whose load takes so long and tells of each tenth of it."""
+
+    @asynccontextmanager
+    async def start(told: Told) -> AsyncIterator[ScriptedEngine]:
+        for tenth in range(10 if load_s else 0):
+            told(tenth / 10)
+            await trio.sleep(load_s / 10)
+        yield engine
+
+    return Offer(manifest, need_bytes, engine.info.slots, CONTEXT, start)
 
 
 @dataclass
@@ -222,7 +239,9 @@ class Town:
 
 
 @asynccontextmanager
-async def town(engine: ScriptedEngine | None = None) -> AsyncIterator[Town]:
+async def town(
+    engine: ScriptedEngine | None = None, offers: list[Offer] | None = None, budget_bytes: int = 1
+) -> AsyncIterator[Town]:
     world = MemoryNetwork()
     served = engine or ScriptedEngine()
     nodes = {person.peer: _node(world, person) for person in PEOPLE}
@@ -230,6 +249,7 @@ async def town(engine: ScriptedEngine | None = None) -> AsyncIterator[Town]:
     start_s = trio.current_time()
     metrics, leaders, changes = Counter(), [ORCHESTRATOR.peer], list[int]()
     at_worker = nodes[WORKER.peer]
+    room = EngineRoom([offer_of(served)] if offers is None else offers, budget_bytes)
 
     def admission(peer: PeerId) -> Member | None:
         admitted = at_worker.admission(peer)
@@ -242,7 +262,7 @@ async def town(engine: ScriptedEngine | None = None) -> AsyncIterator[Town]:
         admission,
         SWARM,
         "eu",
-        {MANIFEST.digest: LoadedModel(MANIFEST, served)},
+        room,
         now=lambda: NOW + trio.current_time() - start_s,
         leaders=lambda: leaders,
         metrics=metrics,
@@ -251,6 +271,8 @@ async def town(engine: ScriptedEngine | None = None) -> AsyncIterator[Town]:
     async with trio.open_nursery() as nursery:
         for rpc in rpcs.values():
             await nursery.start(rpc.run)
+        await nursery.start(room.run)
+        await room.begun()
         await nursery.start(worker.run)
         for peer, node in nodes.items():
             if peer != WORKER.peer:

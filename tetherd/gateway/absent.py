@@ -5,15 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 
 from p2p.errors import ROLE_FORBIDDEN, TetherError
-from tetherd.gateway.answer import Answer, ModelSummary, Queued, Submission
+from tetherd.gateway.answer import Answer, ModelSummary, Submission, Told
 
 
 class NoGateway:
     """Refuses every request in one sentence; such a node still has health and metrics to show."""
 
-    def submit(
-        self, submission: Submission, queued: Queued | None = None
-    ) -> AbstractAsyncContextManager[Answer]:
+    def submit(self, submission: Submission, told: Told | None = None) -> AbstractAsyncContextManager[Answer]:
         raise _refusal()
 
     async def models(self) -> list[ModelSummary]:

@@ -13,8 +13,23 @@ from p2p.rates import Rates
 from tetherd.identity.tokens import TokenProof
 from tetherd.tenants.keys import KeyProof
 
-Queued = Callable[[int], None]
-"""Is told the place in the queue while there is one."""
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """It waits for a slot. position: how many are due before it, and itself."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Its worker loads the model first. percent: of the load."""
+
+    percent: int
+
+
+Told = Callable[[Queued | Loading], None]
+"""Is told, while a request waits, what it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +116,7 @@ class ModelSummary:
 class Inference(Protocol):
     """The gateway as the shim sees it."""
 
-    def submit(
-        self, submission: Submission, queued: Queued | None = None
-    ) -> AbstractAsyncContextManager[Answer]:
+    def submit(self, submission: Submission, told: Told | None = None) -> AbstractAsyncContextManager[Answer]:
         """Place a request; leaving the context cancels what is not finished, down to the batch slot."""
         ...
 

@@ -13,7 +13,7 @@ from p2p.identity import NodeKey, public_key_of, verify
 from p2p.messages import Grant, InferChunk, Receipt, SignedReceipt
 from p2p.sealed import Seal
 from p2p.wire import decode
-from tetherd.gateway.dispatch import Accepted, Event, Finished, Lost, Tokens
+from tetherd.gateway.dispatch import Accepted, Event, Finished, Loads, Lost, Tokens
 
 
 class ChunkChain:
@@ -43,6 +43,11 @@ class ChunkChain:
 
 def events_of(body: ChunkBody, grant: Grant) -> Iterator[Event]:
     """What a chunk says, in the order in which it counts."""
+    if body.loading is not None:
+        if not 0 <= body.loading <= 100:
+            yield Lost(_broken("The worker has loaded less than nothing or more than all."))
+            return
+        yield Loads(body.loading)
     if body.accepted is not None:
         if not 0 <= body.accepted <= grant.max_prompt_tokens:
             yield Lost(

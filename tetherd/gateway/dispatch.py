@@ -7,6 +7,7 @@
     placing    Refused, and another try may help            pausing    Pause
     placing    Refused, otherwise or too often              ended      Fail
     pausing    Paused                                       placing    Place
+    opening    Loads, the worker's model                    opening    Wait
     opening    Accepted                                     streaming  Announce
     opening,   Lost, the first time                         placing    Place, at once
     streaming  Lost, an attempt is left                     pausing    Pause
@@ -63,7 +64,8 @@ PASSING_REFUSALS: Final = frozenset(
 )
 """What may be otherwise in a moment: an election, a new leader that does not know the workers yet.
 
-CAPACITY is told at once, for the leader has waited for a slot already; but an answer that has begun waits on.
+CAPACITY is told at once, for the leader has waited for a slot already; but an answer that has begun waits on. So is
+a worker's own, who had no room for the model, once there is no other worker.
 """
 TELLING: Final = frozenset(
     {NO_ORCHESTRATOR, LEDGER_UNAVAILABLE, NO_WORKER, CAPACITY, DRAINING, ENGINE_FAILED, DEADLINE}
@@ -85,6 +87,13 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class Paused:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """The worker has the model not in memory yet, but percent of it."""
+
+    percent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ class Expired:
     pass
 
 
-Event = Placed | Refused | Paused | Accepted | Tokens | Finished | Lost | Expired
+Event = Placed | Refused | Paused | Loads | Accepted | Tokens | Finished | Lost | Expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +149,11 @@ class Open:
     """Send the input to the placed worker. resume: all ids emitted so far."""
 
     resume: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    percent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +178,7 @@ class Fail:
     error: TetherError
 
 
-Effect = Place | Pause | Open | Announce | Emit | Finish | Fail
+Effect = Place | Pause | Open | Wait | Announce | Emit | Finish | Fail
 
 
 class Dispatch:
@@ -182,6 +196,7 @@ class Dispatch:
         self._failed: dict[PeerId, None] = {}
         self._cause = ""
         self._refusals = 0
+        self._full: TetherError | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -217,6 +232,8 @@ class Dispatch:
                 self._expect("pausing")
                 self.state = "placing"
                 return Place(tuple(self._failed), self._cause)
+            case Loads(percent):
+                return Wait(percent) if self.state == "opening" else None
             case Accepted(prompt_tokens):
                 return self._accepted(prompt_tokens)
             case Tokens():
@@ -247,6 +264,8 @@ class Dispatch:
         passing = error.code in PASSING_REFUSALS or (error.code is CAPACITY and bool(self._ids))
         if not passing or self._refusals >= allowed:
             return self._fail(error)
+        if error.code is NO_WORKER and self._full is not None and not self._ids:
+            return self._fail(self._full)
         if error.code is NO_WORKER:
             self._failed.clear()
         self.state = "pausing"
@@ -286,6 +305,7 @@ class Dispatch:
         self._failed[self._attempts[-1].worker] = None
         self._cause = error.code.name
         self._close_attempt(self._cause)
+        self._full = error if error.code is CAPACITY else None
         if is_clients_fault(error):
             return self._fail(error)
         if failures >= self._settings.attempts:

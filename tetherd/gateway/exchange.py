@@ -15,7 +15,7 @@ from p2p.errors import TetherError
 from p2p.identity import NodeKey, PeerId
 from p2p.messages import JobEnd, PlacementRequest, Settlement, SignedReceipt
 from p2p.traceparent import context_of, current_traceparent
-from tetherd.gateway.answer import Delta, End, ModelSummary, Queued, Started
+from tetherd.gateway.answer import Delta, End, Loading, ModelSummary, Started, Told
 from tetherd.gateway.attempt import Attempts, Chunks
 from tetherd.gateway.chunks import countersign, events_of
 from tetherd.gateway.dispatch import (
@@ -33,6 +33,7 @@ from tetherd.gateway.dispatch import (
     Place,
     Placed,
     Refused,
+    Wait,
     is_clients_fault,
 )
 from tetherd.gateway.grants import Granted
@@ -70,7 +71,7 @@ class Order:
     key: KeyProof | TokenProof | None = None
     input: bytes = b""
     seed_given: bool = False
-    queued: Queued | None = None
+    told: Told | None = None
 
     @property
     def asker(self) -> tuple[str, str]:
@@ -210,7 +211,7 @@ class Exchange:
                 wanted = order.key.sign(wanted, parts.key.node_id)
             first = self._granted.leader if self._granted else None
             try:
-                async with parts.placer.telling(order.job, order.queued):
+                async with parts.placer.telling(order.job, order.told):
                     granted = await parts.placer.place(wanted, first=first, spare=self._spare)
             except TetherError as error:
                 parts.refusals.note(order.asker, order.worst_tokens, error, trio.current_time())
@@ -266,6 +267,9 @@ class Exchange:
             match self._dispatch.step(event):
                 case None:
                     pass
+                case Wait(percent):
+                    if self._order.told is not None:
+                        self._order.told(Loading(percent))
                 case Announce(prompt_tokens):
                     self._parts.metrics.hop("open", trio.current_time() - opened)
                     chunks.patience_s = settings.accept_s + prompt_tokens / settings.prefill_tokens_per_s

@@ -37,7 +37,7 @@ from p2p.request_mac import request_mac
 from p2p.rpc import Rpc
 from p2p.transport import Transport
 from p2p.wire import encode
-from tetherd.gateway.answer import Answer, ModelSummary, Queued, Submission
+from tetherd.gateway.answer import Answer, ModelSummary, Submission, Told
 from tetherd.gateway.attempt import Attempts
 from tetherd.gateway.exchange import Exchange, Order, Parts
 from tetherd.gateway.journal import Journal
@@ -154,7 +154,7 @@ class Gateway:
     # ── Inference ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
-    async def submit(self, submission: Submission, queued: Queued | None = None) -> AsyncIterator[Answer]:
+    async def submit(self, submission: Submission, told: Told | None = None) -> AsyncIterator[Answer]:
         """Raises TetherError, at once for what this gateway knows by itself: an unknown model, a key in use."""
         submission = await self._known(submission)
         if self._draining:
@@ -163,14 +163,14 @@ class Gateway:
         asked = self._identify(submission)
         with self._in_flight(asked):
             if not submission.idempotency_key:
-                async with self._exchange(self._order(submission, asked, queued)) as answer:
+                async with self._exchange(self._order(submission, asked, told)) as answer:
                     yield answer
             elif replayed := await self._replays.find(asked.job, asked.request_mac, submission.model):
                 self._parts.metrics.request_started()
                 self._parts.metrics.request_ended("replayed")
                 yield replayed
             else:
-                async with self._exchange(self._order(submission, asked, queued)) as answer:
+                async with self._exchange(self._order(submission, asked, told)) as answer:
                     yield self._replays.record(answer, asked.request_mac, submission.model)
 
     async def _retry(self, caller: PeerId, order: RetryOrder) -> RetryAnswer:
@@ -263,7 +263,7 @@ class Gateway:
             job, retry_token, content, request_mac(content.mac_key, content), input_digest(secret, said)
         )
 
-    def _order(self, submission: Submission, asked: _Asked, queued: Queued | None = None) -> Order:
+    def _order(self, submission: Submission, asked: _Asked, told: Told | None = None) -> Order:
         model = choose(self.served(), submission.model, self._swarm.region, self._meaning)
         size, limit = len(encode(asked.content)), self._settings.max_input_bytes
         if size > limit:
@@ -287,7 +287,7 @@ class Gateway:
             key=submission.key,
             input=asked.input,
             seed_given=submission.seed_given,
-            queued=queued,
+            told=told,
         )
         self._parts.refusals.check(order.asker, order.worst_tokens, trio.current_time())
         self._submissions[asked.job] = submission

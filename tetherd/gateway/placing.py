@@ -43,6 +43,7 @@ from p2p.membership import SwarmId
 from p2p.messages import PLACE, POSITION, RELEASE, PlacementRequest, QueuePlace, ReleaseRequest
 from p2p.rpc import Rpc
 from p2p.transport import PeerAddress, Transport
+from tetherd.gateway.answer import Queued, Told
 from tetherd.gateway.grants import Granted, check_placement
 from tetherd.gateway.ports import Swarm
 from tetherd.gateway.settings import GatewaySettings
@@ -140,14 +141,14 @@ class Placer:
         )
 
     @asynccontextmanager
-    async def telling(self, job: bytes, queued: Callable[[int], None] | None) -> AsyncIterator[None]:
+    async def telling(self, job: bytes, told: Told | None) -> AsyncIterator[None]:
         """Meanwhile ask the first leader now and then how far the job has come in its queue."""
-        if queued is None:
+        if told is None:
             yield
             return
         failure: TetherError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_position, job, queued)
+            nursery.start_soon(self._tell_position, job, told)
             try:
                 yield
             except TetherError as error:
@@ -156,15 +157,15 @@ class Placer:
         if failure is not None:
             raise failure
 
-    async def _tell_position(self, job: bytes, queued: Callable[[int], None]) -> None:
+    async def _tell_position(self, job: bytes, told: Told) -> None:
         while True:
             await trio.sleep(self._settings.position_s)
             for leader in self._swarm.leaders()[:1]:
                 with suppress(TetherError):
                     asked = QueuePlace(job)
-                    told = await self._rpc.ask(leader, POSITION, asked, timeout_s=self._settings.position_s)
-                    if told.position > 0:
-                        queued(told.position)
+                    place = await self._rpc.ask(leader, POSITION, asked, timeout_s=self._settings.position_s)
+                    if place.position > 0:
+                        told(Queued(place.position))
 
     async def reach(self, address: PeerAddress) -> None:
         """Connect, unless it is this node itself. Raises TetherError(UNREACHABLE | CERTIFICATE_*)."""

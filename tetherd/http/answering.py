@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from p2p.errors import TetherError
-from tetherd.gateway.answer import Answer, Delta, Inference, Started
+from tetherd.gateway.answer import Answer, Delta, Inference, Loading, Queued, Started
 from tetherd.http import responses
 from tetherd.http.rates import rate_headers
 from tetherd.http.requests import Parsed
@@ -83,7 +83,7 @@ class AnswerResponse(Response):
         async def one(choice: Choice) -> None:
             async with limit:
                 try:
-                    async with self._inference.submit(choice.submission, choice.queued) as answer:
+                    async with self._inference.submit(choice.submission, choice.told) as answer:
                         await follow(choice, answer)
                 except TetherError as error:
                     failures.append(error)
@@ -112,7 +112,7 @@ class AnswerResponse(Response):
         """Write the events; or return what is answered instead, while there is no status yet."""
         opening = _Opening(stream, self._kind)
         for choice in self._choices[:1]:
-            choice.queued = stream.queued
+            choice.told = stream.told
         nursery.start_soon(opening.run)
         left = len(self._choices)
 
@@ -204,13 +204,13 @@ class _EventStream:
         self._turn = trio.Lock()
         self._last_s = trio.current_time()
         self.open = False
-        self._position = 0
+        self._wait: Queued | Loading | None = None
         self._news = trio.Event()
 
-    def queued(self, position: int) -> None:
-        """The request waits for a slot, at this place: said as a comment, as soon as there is a status."""
-        if position != self._position:
-            self._position = position
+    def told(self, wait: Queued | Loading) -> None:
+        """What the request waits for: said as a comment, as soon as there is a status."""
+        if wait != self._wait:
+            self._wait = wait
             self._news.set()
 
     async def start(self, headers: dict[str, str]) -> None:
@@ -233,11 +233,12 @@ class _EventStream:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def keep_alive(self) -> None:
-        """Send a comment whenever the place in the queue changed, or the body was silent for KEEPALIVE_S."""
+        """Send a comment whenever what is waited for changed, or the body was silent for KEEPALIVE_S."""
         while True:
             with trio.move_on_at(self._last_s + KEEPALIVE_S):
                 await self._news.wait()
                 self._news = trio.Event()
-                await self.write(b": queued %d\n\n" % self._position)
+                if self._wait is not None:
+                    await self.write(responses.wait_comment(self._wait))
             if trio.current_time() >= self._last_s + KEEPALIVE_S:
                 await self.write(responses.WAITING)

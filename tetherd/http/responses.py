@@ -8,10 +8,18 @@ from typing import Any, Final
 import msgspec
 
 from p2p.errors import QUOTA_EXCEEDED, RATE_LIMITED, Code, TetherError
-from tetherd.gateway.answer import ModelSummary
+from tetherd.gateway.answer import Loading, ModelSummary, Queued
 
 WAITING: Final = b": waiting\n\n"
 """A comment: it keeps proxies from timing out, and clients skip it."""
+
+
+def wait_comment(wait: Queued | Loading) -> bytes:
+    """What a request waits for."""
+    if isinstance(wait, Queued):
+        return b": queued %d\n\n" % wait.position
+    return b": loading %d %%\n\n" % wait.percent
+
 
 _OPENAI: Final[dict[Code, str]] = {
     RATE_LIMITED: "rate_limit_exceeded",

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from p2p.content import ToolCall
-from tetherd.gateway.answer import Delta, End, Queued, Started, Submission
+from tetherd.gateway.answer import Delta, End, Started, Submission, Told
 from tetherd.http.logprobs import LogprobsField
 from tetherd.http.rates import rate_headers
 from tetherd.http.tool_calls import ToolCalls
@@ -31,7 +31,7 @@ class Choice:
         self.index = index
         self.tools = tools
         self.submission = submission
-        self.queued: Queued | None = None
+        self.told: Told | None = None
         self.started: Started | None = None
         self.end: End | None = None
         self.deltas: list[Delta] = []

@@ -1,14 +1,17 @@
 """Which worker gets a job. Pure: two leaders with the same view choose the same one.
 
 Filter (serves the model, did not fail this job, its breaker lets work through, has room), then whoever is exact where
-that was asked for, then whoever has computed most of the prompt's beginning before, then the less loaded of the job's
-first two by rendezvous hashing (Thaler and Ravishankar 1998): jobs spread evenly, the same job lands on the same
+that was asked for, then whoever has the model in memory, then whoever has computed most of the prompt's beginning
+before, then the less loaded of the job's first two by weighted rendezvous hashing (Thaler and Ravishankar 1998; the
+weights as in draft-ietf-bess-weighted-hrw): jobs spread by how fast the workers are, the same job lands on the same
 worker from any leader, and a busy worker is passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -88,14 +91,19 @@ def match(wish: Wish, workers: Iterable[WorkerState]) -> Match | NoMatch:
     if not roomy:
         return NoMatch("busy")
     newest = max(_age(served) for _, served in roomy)
+    current = [choice for choice in roomy if _age(choice[1]) == newest]
+    usual = usual_speed(served for _, served in current)
     ranked = sorted(
-        (choice for choice in roomy if _age(choice[1]) == newest),
-        key=lambda choice: weight(wish.job, choice[0].peer),
+        current, key=lambda choice: rank(wish.job, choice[0].peer, choice[1].tokens_per_second or usual)
     )
     first_two = sorted(ranked[:2], key=lambda choice: load(choice[0]))
     preferred = sorted(
         (*first_two, *ranked[2:]),
-        key=lambda choice: (wish.exact and not choice[1].exact, -affinity(wish, choice[0])),
+        key=lambda choice: (
+            wish.exact and not choice[1].exact,
+            not choice[1].loaded,
+            -affinity(wish, choice[0]),
+        ),
     )
     return Match(tuple(preferred))
 
@@ -119,9 +127,17 @@ def affinity(wish: Wish, worker: WorkerState) -> int:
     return max((rank for rank, one in enumerate(wish.prefixes, 1) if one in worker.prefixes), default=0)
 
 
-def weight(job: bytes, worker: PeerId) -> bytes:
-    """The rendezvous hash; lower is better."""
-    return hashlib.blake2b(job + worker.encode(), digest_size=16).digest()
+def rank(job: bytes, worker: PeerId, speed: float) -> tuple[float, bytes]:
+    """A job's own order of the workers, the lowest first; over all jobs each comes first in proportion to its speed."""
+    digest = hashlib.blake2b(job + worker.encode(), digest_size=16).digest()
+    drawn = (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
+    return -math.log1p(-drawn) / speed, digest
+
+
+def usual_speed(models: Iterable[ServedModel]) -> float:
+    """What a worker counts as that nobody has measured: as the middle one of the others."""
+    known = [one.tokens_per_second for one in models if one.tokens_per_second > 0]
+    return statistics.median(known) if known else 1.0
 
 
 def load(worker: WorkerState) -> float:

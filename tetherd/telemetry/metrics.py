@@ -31,6 +31,7 @@ class Metrics:
         self.letters = LetterCounters(self.registry)
         self.worker = WorkerCounters(self.registry)
         self.models = ModelCounters(self.registry)
+        self.room = RoomCounters(self.registry)
         Gauge("tether_build_info", "The version that runs.", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
@@ -308,6 +309,51 @@ class WorkerCounters:
     def finished(self, outcome: str, seconds: float) -> None:
         self._requests.labels(outcome).inc()
         self._seconds.observe(seconds)
+
+
+class RoomCounters:
+    """Implements inference.engine_room.RoomMetrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._loads = Counter(
+            "tether_engine_loads", "Loads of models, by outcome.", ["outcome"], registry=registry
+        )
+        self._seconds = Histogram(
+            "tether_engine_load_seconds", "Loads.", buckets=ANSWER_BUCKETS, registry=registry
+        )
+        self._unloads = Counter("tether_engine_unloads", "Models that made room.", registry=registry)
+        self._progress = Gauge(
+            "tether_engine_load_progress", "Of the load under way, 0 to 1.", registry=registry
+        )
+        self._models = Gauge(
+            "tether_engine_models", "Models lent, by whether they are loaded.", ["loaded"], registry=registry
+        )
+        self._waiting = Gauge(
+            "tether_engine_waiting", "Requests that wait for a model to be loaded.", registry=registry
+        )
+        self._bytes = Gauge(
+            "tether_engine_memory_bytes",
+            "Memory of engines: what those loaded need, and what they may take.",
+            ["kind"],
+            registry=registry,
+        )
+
+    def loads(self, outcome: str, seconds: float) -> None:
+        self._loads.labels(outcome).inc()
+        self._seconds.observe(seconds)
+
+    def unloaded(self) -> None:
+        self._unloads.inc()
+
+    def room(self, loaded: int, models: int, waiting: int, used_bytes: int, budget_bytes: int) -> None:
+        self._models.labels("yes").set(loaded)
+        self._models.labels("no").set(models - loaded)
+        self._waiting.set(waiting)
+        self._bytes.labels("used").set(used_bytes)
+        self._bytes.labels("budget").set(budget_bytes)
+
+    def progress(self, fraction: float) -> None:
+        self._progress.set(fraction)
 
 
 class ModelCounters:

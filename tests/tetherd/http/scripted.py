@@ -12,7 +12,7 @@ import trio
 from p2p.content import Usage
 from p2p.errors import MODEL_NOT_FOUND, TetherError
 from p2p.identity import PeerId
-from tetherd.gateway.answer import AttemptSummary, Delta, End, ModelSummary, Queued, Started, Submission
+from tetherd.gateway.answer import AttemptSummary, Delta, End, ModelSummary, Started, Submission, Told
 
 LIMIT = 4_096
 CHAT = "/v1/chat/completions"
@@ -30,18 +30,16 @@ class ScriptedInference:
     go_on_after: trio.Event | None = None
     refusal: TetherError | None = None
     submissions: list[Submission] = field(default_factory=list)
-    queued: list[Queued | None] = field(default_factory=list)
+    told: list[Told | None] = field(default_factory=list)
     submitted: trio.Event = field(default_factory=trio.Event)
     left: trio.Event = field(default_factory=trio.Event)
     served: list[ModelSummary] = field(default_factory=lambda: [ModelSummary("demo", "1", "ab" * 32, 512, 2)])
     is_ready: tuple[bool, str] = (True, "")
 
     @asynccontextmanager
-    async def submit(
-        self, submission: Submission, queued: Queued | None = None
-    ) -> AsyncIterator[ScriptedAnswer]:
+    async def submit(self, submission: Submission, told: Told | None = None) -> AsyncIterator[ScriptedAnswer]:
         self.submissions.append(submission)
-        self.queued.append(queued)
+        self.told.append(told)
         self.submitted.set()
         if submission.model != "demo":
             raise TetherError(MODEL_NOT_FOUND, "No worker serves it; there are: demo.", field="model")

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from p2p.identity import PeerId
 from p2p.messages import ServedModel
-from tetherd.orchestrator.matcher import Match, NoMatch, Wish, WorkerState, affinity, load, match, weight
+from tetherd.orchestrator.matcher import (
+    Match,
+    NoMatch,
+    Wish,
+    WorkerState,
+    affinity,
+    load,
+    match,
+    rank,
+    usual_speed,
+)
 
 DEMO = ServedModel("demo", "1", "aa", 512)
 TWIN = ServedModel("demo", "1", "bb", 512)
@@ -97,7 +107,7 @@ def test_the_choice_has_room_and_is_the_less_loaded_of_the_jobs_first_two(
     workers: list[WorkerState], job: bytes
 ) -> None:
     found = match(Wish(job, "demo"), workers)
-    roomy = sorted((one for one in workers if one.free > 0), key=lambda one: weight(job, one.peer))
+    roomy = sorted((one for one in workers if one.free > 0), key=lambda one: rank(job, one.peer, 1.0))
     if isinstance(found, NoMatch):
         assert not roomy
         return
@@ -168,3 +178,29 @@ def test_a_seed_goes_to_an_exact_worker_before_a_warm_one_and_to_any_if_there_is
     assert chosen(wish, warm, exact)[0] == "exact"
     assert chosen(replace(wish, exact=False), warm, exact)[0] == "warm"
     assert chosen(wish, warm, replace(exact, free=0))[0] == "warm"
+
+
+def test_a_model_in_memory_comes_before_one_that_has_to_be_loaded_while_there_is_room() -> None:
+    cold = ServedModel("demo", "1", "aa", 512, loaded=False)
+    workers = worker("cold", cold), worker("warm")
+    for number in range(20):
+        assert chosen(Wish(bytes([number]), "demo"), *workers)[0] == "warm"
+    assert chosen(WISH, worker("cold", cold), worker("warm", free=0))[0] == "cold"
+
+
+def test_jobs_spread_in_proportion_to_speed_and_who_is_not_measured_counts_as_usual() -> None:
+    def fast(name: str, speed: float) -> WorkerState:
+        return worker(name, ServedModel("demo", "1", "aa", 512, tokens_per_second=speed))
+
+    def counted(*workers: WorkerState) -> Counter[str]:
+        wishes = (Wish(number.to_bytes(2, "big"), "demo") for number in range(2_000))
+        return Counter(min(workers, key=lambda one: _rank(wish, one, workers)).peer for wish in wishes)
+
+    def _rank(wish: Wish, one: WorkerState, workers: tuple[WorkerState, ...]) -> tuple[float, bytes]:
+        usual = usual_speed(state.models[0] for state in workers)
+        return rank(wish.job, one.peer, one.models[0].tokens_per_second or usual)
+
+    found = counted(fast("slow", 10.0), fast("fast", 30.0))
+    assert found["fast"] / found["slow"] == pytest.approx(3.0, rel=0.15)
+    found = counted(fast("a", 30.0), fast("b", 30.0), fast("unknown", 0.0))
+    assert found["unknown"] / found["a"] == pytest.approx(1.0, rel=0.15)

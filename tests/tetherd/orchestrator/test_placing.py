@@ -27,7 +27,7 @@ from p2p.messages import ROLES, Grant, ServedModel
 from tests.tetherd.orchestrator.region import Gateway, Region, ScriptedWorker, region
 from tests.topics.world import NOW, TINY
 from tetherd.orchestrator.breaker import LIMIT
-from tetherd.orchestrator.matcher import Wish, weight
+from tetherd.orchestrator.matcher import Wish, rank
 from tetherd.orchestrator.placing import GRANT_S, QUEUE_S, RESERVE_S
 from tetherd.orchestrator.waiting_room import MAX_WAITING, _Waiter
 
@@ -156,7 +156,7 @@ async def test_a_leader_that_knows_no_worker_yet_calls_no_model_unknown() -> Non
 def first_choice(here: Region) -> PeerId:
     """Who gets the job `token` when all are well."""
     job = here.gateway.wanted().job
-    return min((worker.peer for worker in here.workers), key=lambda peer: weight(job, peer))
+    return min((worker.peer for worker in here.workers), key=lambda peer: rank(job, peer, 1.0))
 
 
 @pytest.mark.parametrize("code", [DRAINING, CAPACITY])
