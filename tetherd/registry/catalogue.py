@@ -2,7 +2,7 @@
 
 Every node keeps every release that it hears of, checked, and tells whoever asks: a worker without a database can
 resolve a name and verify what it fetches. Now and then a node compares with one of its peers; a name that it does not
-know it asks of those who are to be found under it on the DHT, and of its peers.
+know it reads from the DHT, and asks of those who are to be found there under it, and of its peers.
 
 For one name@version the first publisher's newest word counts: nobody else can put another model under the name, and an
 older release of the same version that somebody still shows is ignored.
@@ -11,6 +11,7 @@ older release of the same version that somebody still shows is ignored.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from p2p.rpc import Rpc
 from p2p.transport import Network
 from p2p.wire import decode, encode
 from tetherd.registry.documents import Documents
+from tetherd.registry.on_dht import ReleasesOnDht, key_name
 
 MAX_RELEASES: Final = 4_096
 MAX_WORDS: Final = 4_096
@@ -43,6 +45,7 @@ MAX_WORDS: Final = 4_096
 ANSWER_BYTES: Final = 4 << 20
 """Releases in one answer; what is left is asked for again."""
 COMPARE_S: Final = 60.0
+ANNOUNCE_S: Final = 600.0
 ASK_S: Final = 5.0
 ASKED: Final = 8
 """Peers that are asked for a name at most."""
@@ -93,6 +96,8 @@ class Catalogue:
         self._aliases: dict[str, tuple[Alias, SignedRelease]] = {}
         self.revoked: set[PeerId] = set()
         self._trusted: dict[PeerId, bytes] = {}
+        self._announced: dict[str, float] = {}
+        self.on_dht = ReleasesOnDht(network, swarm_id, self.revoked)
         self._news = trio.Event()
         self._load()
         rpc.serve(CATALOGUE, self._answer)
@@ -104,8 +109,7 @@ class Catalogue:
             peers = sorted(self._network.peers())
             if peers:
                 await self.compare(peers[int(self._draw() * len(peers))])
-            for published in self.all():
-                await self.announce(published.release.name)
+            await self._announce_due()
             await trio.sleep(COMPARE_S * (0.5 + self._draw()))
 
     def all(self) -> list[Published]:
@@ -136,6 +140,10 @@ class Catalogue:
         wanted = f"{name}@{version}" if version else name
         if (found := self.find(name, version)) is not None:
             return found
+        if (signed := await self.on_dht.get(wanted)) is not None:
+            self._take(None, [signed], self.add_release)
+            if (found := self.find(name, version)) is not None:
+                return found
         for peer in await self._who_knows(name):
             await self._hear(peer, CatalogueRequest(names=(wanted,)))
             if (found := self.find(name, version)) is not None:
@@ -227,7 +235,7 @@ class Catalogue:
         self._take(peer, answer.aliases, self.add_alias)
         return answer.more
 
-    def _take(self, peer: PeerId, told: Iterable[object], add: Callable[..., object]) -> None:
+    def _take(self, peer: PeerId | None, told: Iterable[object], add: Callable[..., object]) -> None:
         for one in told:
             try:
                 add(one)
@@ -251,7 +259,9 @@ class Catalogue:
 
     async def _who_knows(self, name: str) -> Sequence[PeerId]:
         try:
-            found = await self._network.find_providers(name_key(self._swarm_id, name), limit=ASKED)
+            found = await self._network.find_providers(
+                bytes.fromhex(key_name(self._swarm_id, name)), limit=ASKED
+            )
         except TetherError:
             found = ()
         for address in found:
@@ -265,10 +275,18 @@ class Catalogue:
 
     async def announce(self, name: str) -> None:
         """Be found under a name."""
+        self._announced[name] = trio.current_time()
         try:
-            await self._network.provide(name_key(self._swarm_id, name))
+            await self._network.provide(bytes.fromhex(key_name(self._swarm_id, name)))
         except TetherError as error:
             _log.debug("not_announced", cause=str(error)[:200])
+
+    async def _announce_due(self) -> None:
+        names = {published.release.name for published in self._known.values()}
+        due = trio.current_time() - ANNOUNCE_S
+        for name in sorted(names):
+            if self._announced.get(name, -math.inf) <= due:
+                await self.announce(name)
 
     # ── As documents ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -330,8 +348,3 @@ class Catalogue:
 def word_name(word: bytes) -> str:
     """What a word of the authority is called among documents."""
     return f"{hashlib.sha256(word).hexdigest()}.word"
-
-
-def name_key(swarm_id: SwarmId, name: str) -> bytes:
-    """Where on the DHT those meet who know releases of a name. 32 bytes."""
-    return hashlib.sha256(f"tether/release/{swarm_id}/{name}".encode()).digest()

@@ -141,6 +141,7 @@ class Library:
         if release.retired:
             raise TetherError(MODEL_NOT_FOUND, f"{published.reference} was retired.", field="model")
         paths = [await self._get_file(one, told) for one in release.files]
+        await self.catalogue.on_dht.put(published)
         model = next(
             (path for path, one in zip(paths, release.files, strict=True) if _is_model(one.path)), None
         )
@@ -164,6 +165,7 @@ class Library:
             raise TetherError(MODEL_INVALID, detail, field="name")
         await self.news.tell(f"{published.reference}.release")
         await self.catalogue.announce(release.name)
+        await self.catalogue.on_dht.put(published)
         return published
 
     async def retire(self, name: str, version: str) -> Published:
@@ -177,6 +179,7 @@ class Library:
         retired = structs.replace(published.release, retired=True, created=created)
         known = self.catalogue.add_release(sign_release(self._key, retired, trusted))
         await self.news.tell(f"{known.reference}.release")
+        await self.catalogue.on_dht.put(known)
         return known
 
     async def alias(self, name: str, model: str) -> Alias:
