@@ -95,25 +95,41 @@ def alias(name: str, model: str) -> None:
     model
         NAME@VERSION of the catalogue.
     """
-    printed(context.control.post("/alias", {"name": name, "model": model}), _show)
+    answer = context.control.post("/alias", {"name": name, "model": model})
+    printed(answer, _show)
+    if not answer["workers"] and not context.json:
+        print(f"No worker of this region serves {model} yet: clients of {name} are refused until one does.")
 
 
 @models.default
 def served() -> None:
-    """List the models that the region serves."""
+    """List the models that the region serves, with the copies held and wanted of those that are published."""
     columns = {
         "name": "MODEL",
         "version": "VERSION",
         "contextTokens": "CONTEXT",
         "workers": "WORKERS",
+        "copies": "COPIES",
         "digest": "DIGEST",
     }
 
     def people(answer: list[dict[str, Any]]) -> None:
-        rows = [{**model, "digest": model["digest"][:12]} for model in answer]
+        rows = [
+            {
+                **model,
+                "digest": model["digest"][:12],
+                "copies": f"{model['held']} of {model['wanted']}" if model["wanted"] else None,
+            }
+            for model in answer
+        ]
         show.table(rows, columns, "No worker serves a model yet: start one with `tetherd join`.")
 
-    printed(context.control.get("/models"), people)
+    copies = {one["model"]: one for one in context.control.get("/copies")}
+    served = context.control.get("/models")
+    for model in served:
+        known = copies.get(f"{model['name']}@{model['version']}", {})
+        model |= {"held": known.get("held"), "wanted": known.get("wanted")}
+    printed(served, people)
 
 
 @models.command(name="show")

@@ -48,6 +48,7 @@ class Blobs:
         self._uses = root / "uses"
         self._pins = root / "pins"
         self._budget_bytes = budget_bytes
+        self._served: set[str] = set()
         for folder in (self._whole, self._partial, self._uses, self._pins):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -62,6 +63,10 @@ class Blobs:
         if path is not None:
             (self._uses / sha256).touch()
         return path
+
+    def serve(self, sha256: str) -> None:
+        """An engine of this process opens it, now or later: it stays as long as the process does."""
+        self._served.add(sha256)
 
     def kept(self) -> list[Kept]:
         """All whole blobs, the one that was used longest ago first."""
@@ -82,12 +87,12 @@ class Blobs:
             (self._pins / sha256).unlink(missing_ok=True)
 
     def evict(self, wanted_bytes: int, busy: Collection[str]) -> list[Kept]:
-        """Remove what was used longest ago until so many bytes are free, never what is pinned or busy."""
+        """Remove what was used longest ago until so many bytes are free, never what is pinned, served or busy."""
         gone = []
         for one in self.kept():
             if wanted_bytes <= 0:
                 break
-            if not one.pinned and one.sha256 not in busy:
+            if not one.pinned and one.sha256 not in self._served and one.sha256 not in busy:
                 self._remove(one.sha256)
                 wanted_bytes -= one.size
                 gone.append(one)

@@ -66,7 +66,9 @@ def test_a_published_model_is_fetched_from_whoever_has_it_and_served(swarm: Loca
     first.terminate()
     assert first.wait() == 0
     assert answer(founder, "tiny-model") == text
-    founder.control.post("/alias", {"name": "chat", "model": "tiny-model@1"})
+    assert founder.control.post("/alias", {"name": "chat", "model": "tiny-model@1"})["workers"] == 1
+    [copies] = founder.control.get("/copies")
+    assert (copies["model"], copies["wanted"]) == ("tiny-model@1", 3) and copies["held"] >= 1
     assert answer(founder, "chat") == text
     shown = founder.control.get("/catalogue/chat")
     assert second.node_id in shown["holders"] and shown["aliases"] == ["chat"]

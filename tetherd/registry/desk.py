@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -18,6 +18,9 @@ from tetherd.registry.errands import Errands, Told, errand_routes
 from tetherd.registry.library import Library, Order
 from tetherd.registry.references import CatalogueEntry, parse
 from tetherd.registry.replicas import WANTED, Replicas
+
+MAX_COUNTED: Final = 64
+"""Models whose copies are counted for one answer."""
 
 
 class _Body(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -77,6 +80,20 @@ class LibraryDesk:
         holders = await self._replicas.holders(published)
         return {**self._shown(published), "holders": sorted(holders), "wanted": WANTED}
 
+    async def copies(self) -> list[dict[str, Any]]:
+        """How many members hold each published model that is not retired, and how many should."""
+        counted: list[dict[str, Any]] = []
+
+        async def count(published: Published) -> None:
+            held = len(await self._replicas.holders(published))
+            counted.append({"model": published.reference, "held": held, "wanted": WANTED})
+
+        async with trio.open_nursery() as nursery:
+            for one in self._library.catalogue.all():
+                if not one.release.retired and len(nursery.child_tasks) < MAX_COUNTED:
+                    nursery.start_soon(count, one)
+        return sorted(counted, key=lambda one: str(one["model"]))
+
     def publish(self, body: PublishBody) -> dict[str, Any]:
         order = Order(body.source, body.name, body.version, body.licence)
 
@@ -104,7 +121,7 @@ class LibraryDesk:
 
     async def alias(self, body: AliasBody) -> dict[str, Any]:
         alias = await self._library.alias(body.name, body.model)
-        return {"name": alias.name, "model": alias.model}
+        return {"name": alias.name, "model": alias.model, "workers": self._replicas.serving(alias.model)}
 
     async def trust(self, body: TrustBody) -> dict[str, Any]:
         await self._library.trust(PeerId(body.publisher), revoked=body.revoked)
@@ -203,6 +220,9 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
     async def catalogue(_request: Request) -> Json:
         return desk.catalogue()
 
+    async def copies(_request: Request) -> Json:
+        return await desk.copies()
+
     async def release(request: Request) -> Json:
         return await desk.release(str(request.path_params["model"]))
 
@@ -235,6 +255,7 @@ def library_routes(desk: LibraryDesk) -> list[Route]:
 
     return [
         Route("/catalogue", answered(catalogue)),
+        Route("/copies", answered(copies)),
         Route("/catalogue/{model}", answered(release)),
         Route("/catalogue/{model}/retire", answered(retire), methods=["POST"]),
         Route("/publish", answered(publish), methods=["POST"]),

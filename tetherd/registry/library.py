@@ -207,10 +207,14 @@ class Library:
     # ── How ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def fetch_reference(self, text: str, told: Told = lambda _: None) -> LocalModel:
-        """What --model names beyond this machine: a catalogue's entry, a hub's file or a URL."""
+        """What --model names beyond this machine, to be served: a catalogue's entry, a hub's file or a URL."""
         match parse(text):
             case CatalogueEntry(name, version):
-                return await self.get(name, version, told)
+                model = await self.get(name, version, told)
+                assert model.manifest is not None
+                for one in model.manifest.files:
+                    self.blobs.serve(one.sha256)
+                return model
             case HubFile() | Url():
                 path, name, _ = await self._source(text, told)
                 header = await trio.to_thread.run_sync(read_header, path)

@@ -54,6 +54,10 @@ class Region(Protocol):
         """The members of this region that live, this node among them."""
         ...
 
+    def serving(self, reference: str) -> int:
+        """How many workers of this region serve name@version, as far as this node knows."""
+        ...
+
 
 class InRegion:
     """A `Region` as the swarm's view shows it."""
@@ -73,6 +77,11 @@ class InRegion:
         for known in self._swarm.view.members(self._swarm.region):
             if known.state == "alive" and known.peer != self._swarm.me:
                 yield known.peer
+
+    def serving(self, reference: str) -> int:
+        reports = [known.presence.health for known in self._swarm.view.workers(self._swarm.region)]
+        served = [{f"{one.name}@{one.version}" for one in report.model_cache} for report in reports if report]
+        return sum(reference in models for models in served)
 
 
 def place(
@@ -130,6 +139,10 @@ class Replicas:
             else:
                 _log.info("replica_asked", model=reference, peer=peer, held=len(holders[reference]))
         return orders
+
+    def serving(self, reference: str) -> int:
+        """How many workers serve name@version here."""
+        return self._region.serving(reference)
 
     async def holders(self, published: Published) -> frozenset[PeerId]:
         """Who has all files of a release, or is about to: as the DHT says, and this node as it knows."""

@@ -109,6 +109,17 @@ def test_what_was_used_longest_ago_makes_room_but_not_what_is_pinned_or_busy(tmp
     assert refused.value.code is DISK_FULL
 
 
+def test_what_is_served_stays(tmp_path: Path) -> None:
+    store = Blobs(tmp_path)
+    source = tmp_path / "made"
+    data, blob = made(SIZE)
+    source.write_bytes(data)
+    store.adopt(source, blob)
+    store.serve(blob.sha256)
+    assert store.evict(1 << 62, busy=()) == []
+    assert Blobs(tmp_path).evict(1 << 62, busy=()) != []
+
+
 def test_a_file_of_this_machine_is_taken_without_a_copy_and_once(tmp_path: Path) -> None:
     data, blob = made(SIZE)
     source = tmp_path / "model.gguf"

@@ -64,6 +64,9 @@ class FixedRegion:
     def living(self) -> Iterable[PeerId]:
         return self.all
 
+    def serving(self, reference: str) -> int:
+        return 0
+
 
 @asynccontextmanager
 async def open_region(
