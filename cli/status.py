@@ -15,6 +15,16 @@ _REACHABLE: Final = {
     "unknown": "unknown",
 }
 
+_ENGINE_COLUMNS: Final = {
+    "model": "ENGINE",
+    "state": "STATE",
+    "sizes": "SLOTS",
+    "threads": "THREADS",
+    "gpuLayers": "GPU LAYERS",
+    "memory": "MEMORY",
+    "tokensPerSecond": "TOKENS/S",
+}
+
 
 def tell(answer: dict[str, Any]) -> None:
     """answer: of /status."""
@@ -29,13 +39,46 @@ def tell(answer: dict[str, Any]) -> None:
             "http": answer["http"],
             "orchestrator": "this node" if leader == answer["nodeId"] else leader or "none known",
             "models": answer["models"],
+            **_machine(answer["lends"]),
             "up": show.duration(answer["uptimeSeconds"]),
             "reachable": f"{_REACHABLE[reachability['state']]} ({reachability['why']})",
             "addresses": answer["addresses"],
             "peers": answer["peers"],
         }
     )
+    _engines(answer["lends"])
     _paths(answer["paths"])
+
+
+def _machine(lends: dict[str, Any] | None) -> dict[str, Any]:
+    """Nothing of a node that is no worker."""
+    if lends is None:
+        return {}
+    gpus = [f"{gpu['name']} with {_gb(gpu['memoryBytes'])}" for gpu in lends["gpus"]]
+    cpu = f"{lends['cpu']} ({' '.join(lends['features']) or 'nothing special'})"
+    return {
+        "machine": f"{lends['cores']} cores of {cpu}, {_gb(lends['memoryBytes'])}; GPU: {', '.join(gpus) or 'none'}",
+        "lends": f"{_gb(lends['budgetBytes'])} to engines, {_gb(lends['usedBytes'])} in use",
+    }
+
+
+def _engines(lends: dict[str, Any] | None) -> None:
+    if lends is None:
+        return
+    rows = [
+        {
+            **engine,
+            "sizes": f"{engine['slots']} x {engine['contextTokens']}",
+            "memory": _gb(engine["needBytes"]) if engine["needBytes"] else None,
+        }
+        for engine in lends["engines"]
+    ]
+    print()
+    show.table(rows, _ENGINE_COLUMNS, "")
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
 def _paths(connected: Sequence[dict[str, Any]]) -> None:

@@ -28,6 +28,7 @@ from inference.residency import (
     Loaded,
     Refuse,
     Residency,
+    State,
     Tick,
     Unload,
 )
@@ -72,7 +73,7 @@ class NoRoomMetrics:
 
 
 @dataclass(slots=True)
-class _Lodging:
+class Lodging:
     """One model's place. last: what its engine was the last time; failure: of its last load; scope: of its task."""
 
     offer: Offer
@@ -107,7 +108,7 @@ class _Lodging:
 class Turn:
     """One request's use of a model. Wait through `progress` first; then `engine` is there until the turn is left."""
 
-    def __init__(self, lodging: _Lodging) -> None:
+    def __init__(self, lodging: Lodging) -> None:
         self._lodging = lodging
         self._ready = trio.Event()
         self._refusal: TetherError | None = None
@@ -150,10 +151,10 @@ class EngineRoom:
         told: Callable[[Offer, float], None] = lambda _offer, _fraction: None,
         metrics: RoomMetrics = NoRoomMetrics(),  # noqa: B008 it keeps nothing
     ) -> None:
-        self._lodgings = {str(offer.manifest.digest): _Lodging(offer) for offer in offers}
+        self._lodgings = {str(offer.manifest.digest): Lodging(offer) for offer in offers}
         needs = {digest: lodging.offer.need_bytes for digest, lodging in self._lodgings.items()}
         self._residency = Residency(needs, budget_bytes)
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._told = told
         self._metrics = metrics
         self._tickets = count()
@@ -198,8 +199,18 @@ class EngineRoom:
         return sum(there) or max((one.offer.slots for one in self._lodgings.values()), default=0)
 
     @property
+    def used_bytes(self) -> int:
+        """What the engines that run were reckoned to need."""
+        return self._residency.used_bytes
+
+    @property
     def on_gpu(self) -> bool:
         return any(one.info is not None and one.info.on_gpu for one in self._lodgings.values())
+
+    def check(self, digest: str) -> None:
+        """Raises TetherError(MODEL_NOT_FOUND | ENGINE_FAILED | CAPACITY) if asking for the model would, at once."""
+        if refusal := self._residency.refusal(digest, trio.current_time()):
+            raise refusal
 
     def offer(self, digest: str) -> Offer | None:
         """None for a model that is not served here, or no more."""
@@ -209,6 +220,10 @@ class EngineRoom:
         """All models that could be asked for."""
         serves = self._residency.serves
         return tuple(lodging.served(digest) for digest, lodging in self._lodgings.items() if serves(digest))
+
+    def lodgings(self) -> Iterator[tuple[State, Lodging]]:
+        """Every model's place, in the owner's order, for whoever shows them."""
+        return ((self._residency.state(digest), lodging) for digest, lodging in self._lodgings.items())
 
     def build_tags(self) -> dict[str, str]:
         """Of the models that have run, by digest."""
@@ -250,8 +265,8 @@ class EngineRoom:
             loaded,
             len(self._lodgings),
             self._residency.waiting,
-            self._residency.used_bytes,
-            self._budget_bytes,
+            self.used_bytes,
+            self.budget_bytes,
         )
         if self._residency.begun:
             self._begun.set()
@@ -294,7 +309,7 @@ class EngineRoom:
             self._step(Gone(digest))
         self.on_change()
 
-    def _loading(self, lodging: _Lodging, fraction: float) -> None:
+    def _loading(self, lodging: Lodging, fraction: float) -> None:
         lodging.fraction = fraction
         self._metrics.progress(fraction)
         self._told(lodging.offer, fraction)

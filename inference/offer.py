@@ -16,7 +16,8 @@ Told = Callable[[float], None]
 @dataclass(frozen=True, slots=True)
 class Offer:
     """need_bytes: of this machine's memory while the engine runs; 0: it computes elsewhere. slots, context_tokens: what
-    the engine will have, known before it runs. open: starts it; it runs until the context ends.
+    the engine will have, known before it runs. open: starts it; it runs until the context ends. threads, gpu_layers:
+    only shown.
 
     open raises TetherError(MODEL_INVALID) for a model that will never run here, another code for one that may later.
     """
@@ -26,3 +27,5 @@ class Offer:
     slots: int
     context_tokens: int
     open: Callable[[Told], AbstractAsyncContextManager[Engine]]
+    threads: int | None = None
+    gpu_layers: int | None = None

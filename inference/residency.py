@@ -154,9 +154,17 @@ class Residency:
         """Whether everything that the start loads has been loaded, or failed."""
         return not self._first and not any(one.state == "loading" for one in self._models.values())
 
-    @property
-    def crowded(self) -> bool:
-        return len(self._waiting) >= MAX_WAITING
+    def refusal(self, model: str, now: float) -> TetherError | None:
+        """What somebody would be told at once who asked for it now."""
+        if not self.serves(model):
+            return TetherError(MODEL_NOT_FOUND, "This worker does not serve that model.", field="model")
+        one = self._models[model]
+        if now < one.retry_s:
+            return _unloadable(one.retry_s - now)
+        if one.state != "resident" and len(self._waiting) >= MAX_WAITING:
+            detail = f"{MAX_WAITING} requests wait for models that this worker has to load first."
+            return TetherError(CAPACITY, detail, retry_after_s=RETRY_AFTER_S)
+        return None
 
     @property
     def waiting(self) -> int:
@@ -199,14 +207,8 @@ class Residency:
     # ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask(self, ticket: int, model: str, now: float) -> Iterator[Effect]:
-        if not self.serves(model):
-            refusal = TetherError(MODEL_NOT_FOUND, "This worker does not serve that model.", field="model")
+        if refusal := self.refusal(model, now):
             yield Refuse(ticket, refusal)
-        elif now < (retry_s := self._models[model].retry_s):
-            yield Refuse(ticket, _unloadable(retry_s - now))
-        elif self.crowded and self._models[model].state != "resident":
-            detail = f"{MAX_WAITING} requests wait for models that this worker has to load first."
-            yield Refuse(ticket, TetherError(CAPACITY, detail, retry_after_s=RETRY_AFTER_S))
         else:
             self._waiting[ticket] = _Waiter(model, now)
 

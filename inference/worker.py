@@ -180,6 +180,7 @@ class Worker:
 
     async def _reserve(self, caller: PeerId, asked: ReserveRequest) -> ReserveAnswer:
         self._check_role(caller, "orchestrator", self._region)
+        self._room.check(asked.manifest_digest)
         now = self._now()
         self._supersede(self._slots.reserve(asked, now))
         self._changed()

@@ -272,6 +272,7 @@ class Daemon:
             state=lambda: self._state,
             start_drain=lambda: self._start_drain(parts),
             where=lambda: whereabouts(network),
+            lends=self._models.lending,
             now=trio.current_time,
         )
         admin = build_admin(operator, self._duties.admin_routes())

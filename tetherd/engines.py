@@ -66,7 +66,15 @@ async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:
     def start(told: Told) -> AbstractAsyncContextManager[Engine]:
         return open_llama(model.path, settings, told=told, quarantine=deaths)
 
-    return Offer(manifest, sizes.need_bytes, sizes.slots, sizes.context_tokens, start)
+    return Offer(
+        manifest,
+        sizes.need_bytes,
+        sizes.slots,
+        sizes.context_tokens,
+        start,
+        sizes.threads,
+        sizes.gpu_layers,
+    )
 
 
 async def _manifest(model: LocalModel, told: Told) -> Manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -15,6 +15,7 @@ from inference.survey import survey
 from p2p.errors import MODEL_INVALID, TetherError
 from tetherd.config import WorkerConfig
 from tetherd.engines import EngineTerms, Located, least_memory, offer_of
+from tetherd.lending import lending
 from tetherd.phases import Phases
 from tetherd.registry.library import Library
 from tetherd.registry.local import find_local, sort_references
@@ -71,6 +72,10 @@ class ModelHouse:
         await self._opened.wait()
         assert self._room is not None
         return self._room
+
+    def lending(self) -> dict[str, Any] | None:
+        """What is lent, once it is known."""
+        return lending(self.device, self._room) if self.device and self._room else None
 
     async def _fetch(self, text: str) -> Located:
         await self._member.wait()

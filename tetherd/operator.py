@@ -34,6 +34,7 @@ class DaemonOperator:
     state: Callable[[], str]
     start_drain: Callable[[], int]
     where: Callable[[], dict[str, Any]]
+    lends: Callable[[], dict[str, Any] | None]
     now: Callable[[], float]
 
     def status(self) -> dict[str, Any]:
@@ -49,6 +50,7 @@ class DaemonOperator:
             "peers": len(self.transport.peers()),
             **self.where(),
             "models": sorted({model.name for model in self.served()}),
+            "lends": self.lends(),
             "ledger": self.orchestrator.ledger() if self.orchestrator else None,
             "uptimeSeconds": round(trio.current_time() - self.began, 1),
         }

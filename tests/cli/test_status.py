@@ -18,6 +18,7 @@ ANSWER: dict[str, Any] = {
     "orchestrator": None,
     "peers": 2,
     "models": [],
+    "lends": None,
     "uptimeSeconds": 61.0,
     "reachability": {
         "state": "private",
@@ -48,3 +49,38 @@ def test_a_node_without_peers_has_no_table_and_a_crowd_is_counted(capsys: pytest
     assert "PATH" not in capsys.readouterr().out
     tell({**ANSWER, "paths": ANSWER["paths"][:1] * (MAX_PATHS + 5)})
     assert "and 5 more" in capsys.readouterr().out
+
+
+def test_a_worker_shows_what_its_machine_has_and_what_its_engines_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = {
+        "model": "tiny@1",
+        "state": "absent",
+        "slots": 16,
+        "contextTokens": 4096,
+        "threads": 3,
+        "gpuLayers": 0,
+        "needBytes": 4_200_000_000,
+        "exact": None,
+        "tokensPerSecond": None,
+    }
+    lends = {
+        "cpu": "AMD EPYC",
+        "features": ["avx2", "vnni"],
+        "cores": 4,
+        "memoryBytes": 24_000_000_000,
+        "gpus": [{"name": "NVIDIA L4", "memoryBytes": 24_000_000_000}],
+        "budgetBytes": 6_000_000_000,
+        "usedBytes": 0,
+        "engines": [engine, {**engine, "model": "far@1", "threads": None, "needBytes": 0}],
+    }
+    tell({**ANSWER, "lends": lends})
+    said = capsys.readouterr().out
+    for words in (
+        "4 cores of AMD EPYC (avx2 vnni), 24 GB",
+        "NVIDIA L4 with 24 GB",
+        "6 GB to engines",
+        "16 x 4096",
+    ):
+        assert words in said

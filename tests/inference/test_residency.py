@@ -124,7 +124,7 @@ def test_no_more_than_a_bound_wait() -> None:
     residency.step(Ask(0, "a"), 2)
     for ticket in range(1, MAX_WAITING + 1):
         assert residency.step(Ask(ticket, "b"), 3) == []
-    assert residency.crowded
+    assert residency.refusal("b", 3) is not None and residency.refusal("a", 3) is None
     assert refusals(residency.step(Ask(999, "b"), 3)) == [(999, CAPACITY.name, True)]
 
 
