@@ -141,6 +141,7 @@ class Duties:
         if isinstance(store, SqlStore):
             copy = LedgerCopy(library.catalogue, store.database, store.reports)
             parts.start_soon(copy.run)
+            await self._tenants.move_into(store.register)
         office = await parts.start(self._keep_letters, store)
         self._letters = letter_routes(office, partial(_ask_again, node))
         self.orchestrator = Orchestrator(

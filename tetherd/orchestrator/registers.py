@@ -1,4 +1,5 @@
-"""Candidates without a common database keep one register of tenants: each asks the others for theirs, and joins it."""
+"""Candidates keep one register of tenants: in the database that they share; else each asks the others for theirs, and
+joins it."""
 
 from __future__ import annotations
 
@@ -44,12 +45,21 @@ class Registers:
         self._rpc.serve(REGISTER, self._tell)
         task_status.started()
         while True:
-            async with trio.open_nursery() as nursery:
-                for peer in self._swarm.leaders():
-                    if peer != self._me:
-                        nursery.start_soon(self._ask, peer)
+            if not self._desk.shared:
+                async with trio.open_nursery() as nursery:
+                    for peer in self._swarm.leaders():
+                        if peer != self._me:
+                            nursery.start_soon(self._ask, peer)
+            await self._refresh()
             self._heard.set()
             await trio.sleep(EVERY_S)
+
+    async def _refresh(self) -> None:
+        try:
+            await self._desk.refresh()
+            self._answered = self._answered or self._desk.shared
+        except TetherError as error:
+            _log.warning("register.not_refreshed", code=error.code.name, detail=error.detail)
 
     async def heard(self) -> None:
         """Wait until the others were asked once, but not for long.

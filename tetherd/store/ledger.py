@@ -17,6 +17,7 @@ from tetherd.store.job_rows import Change, Metered, change, select
 from tetherd.store.merge import merged
 from tetherd.store.metered import Overtaken, metered, read_accounts
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord, Terms, UsageRow
+from tetherd.store.register import SqlRegister
 from tetherd.store.reports import Reports
 from tetherd.store.usage import read_usage, write_usage
 
@@ -37,6 +38,7 @@ class SqlStore:
     def __init__(self, database: Database, *, max_jobs: int | None = MAX_JOBS, replica: str = "") -> None:
         self.database: Final = database
         self.shared: Final = database.dialect == "postgresql"
+        self.register: Final = SqlRegister(database)
         self.now = database.now
         self._max_jobs = max_jobs
         self._plain = Batcher(self._carry_out)

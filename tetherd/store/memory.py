@@ -16,6 +16,7 @@ from tetherd.store.job_rows import Change
 from tetherd.store.merge import merged
 from tetherd.store.metered import booked
 from tetherd.store.protocol import AttemptRecord, Bill, JobRecord, Terms, UsageRow
+from tetherd.store.register import MemoryRegister
 from tetherd.store.usage import FINAL_S, KEEP_USAGE_S, usage_of
 
 MAX_JOBS: Final = 10_000
@@ -28,6 +29,7 @@ class MemoryStore:
     shared: Final = False
 
     def __init__(self, *, max_jobs: int = MAX_JOBS) -> None:
+        self.register: Final = MemoryRegister()
         self._rows: dict[bytes, JobRecord] = {}
         self._max_jobs = max_jobs
         self._accounts: dict[str, Account] = {}

@@ -11,6 +11,7 @@ from p2p.messages import JobEnd
 from tetherd.quotas.account import Account
 from tetherd.quotas.hold import Hold
 from tetherd.quotas.limits import Limits
+from tetherd.store.register import RegisterTable
 
 JobState = Literal["running", "done", "failed", "cancelled", "dead_lettered"]
 
@@ -123,6 +124,11 @@ class Store(Protocol):
     @property
     def shared(self) -> bool:
         """Whether the region's other candidates use this very ledger, and need no copies of its rows."""
+        ...
+
+    @property
+    def register(self) -> RegisterTable:
+        """Tenants, their keys and limits."""
         ...
 
     def now(self) -> float:

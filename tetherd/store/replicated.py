@@ -36,6 +36,7 @@ class ReplicatedStore:
         self._inner = inner
         self._copies = copies
         self.shared = inner.shared
+        self.register = inner.register
         self.now = inner.now
         self.take = inner.take
         self.touched = inner.touched

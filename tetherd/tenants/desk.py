@@ -1,4 +1,8 @@
-"""Where tenants and keys are made, changed and looked up: the register of one candidate, on its disk."""
+"""Where tenants and keys are made, changed and looked up: one candidate's view of the register.
+
+It is kept in the ledger, and a copy in a file beside it: a ledger that is new or lost begins with who was known, rather
+than let everybody in.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from p2p.identity import PeerId
 from p2p.messages import PlacementRequest
 from tetherd.identity.tokens import OIDC, Tokens
 from tetherd.quotas.limits import Limits, check_limits
+from tetherd.store.register import USED_EVERY_S, RegisterTable
 from tetherd.tenants.keys import KEY_ID_BYTES, SECRET_BYTES, TENANT, hash_of, make_key, prefix_of
 from tetherd.tenants.register import (
     LOCAL,
@@ -28,8 +33,6 @@ from tetherd.tenants.register import (
     after,
 )
 
-USED_EVERY_S: Final = 3_600.0
-"""How exact a key's last use is kept: often enough to find forgotten keys, seldom enough to cost nothing."""
 MAX_SCOPE_CHARS: Final = 256
 DEFAULT_OVERLAP_S: Final = 86_400.0
 """How long a rotated key is still good: a day to bring the new one everywhere."""
@@ -82,6 +85,41 @@ class TenantDesk:
         self._tokens = tokens
         self._turn = trio.Lock()
         self.register = Register.of(keeper.register())
+        self._table: RegisterTable | None = None
+        self._read = 0
+        self._used: dict[str, float] = {}
+        self._unwritten: dict[str, float] = {}
+
+    async def move_into(self, table: RegisterTable) -> None:
+        """Keep the register in a ledger from now on; what only this node knows is carried over.
+
+        Raises TetherError(LEDGER_UNAVAILABLE | OUT_OF_RANGE | FORBIDDEN).
+        """
+        self._table = table
+        known = self.register.records()
+        await self.refresh()
+        if self.register.records() != (await table.changes()).records:
+            await table.join(known)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Tell the ledger which keys were used, and read what others changed.
+
+        Raises TetherError(LEDGER_UNAVAILABLE).
+        """
+        used, self._unwritten = self._unwritten, {}
+        if self._table is None:
+            keys = [replace(self.register.keys[one], last_used=at) for one, at in used.items()]
+            return await self.take(Records(keys=tuple(keys)))
+        try:
+            await self._table.used(used)
+        except TetherError:
+            self._unwritten = used | self._unwritten
+            raise
+        changes = await self._table.changes(self._read)
+        async with self._turn:
+            await self._keep(self.register.joined(changes.records.tenants, changes.records.keys))
+            self._read = max(self._read, changes.revision)
 
     # ── For the orchestrator ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -93,8 +131,11 @@ class TenantDesk:
             return await self._admit_bearer(request)
         now = self._now()
         key = self.register.check(request, gateway, now)
-        if key is not None and (key.last_used is None or now - key.last_used >= USED_EVERY_S):
-            await self.take(Records(keys=(replace(key, last_used=now),)))
+        if key is not None and now - (self._last_used(key) or 0.0) >= USED_EVERY_S:
+            self._used[key.key_id] = self._unwritten[key.key_id] = now
+
+    def _last_used(self, key: ApiKey) -> float | None:
+        return max((at for at in (key.last_used, self._used.get(key.key_id)) if at is not None), default=None)
 
     async def _admit_bearer(self, request: PlacementRequest) -> None:
         """By the token itself: a gateway's word for it would let any gateway speak for any tenant."""
@@ -114,8 +155,15 @@ class TenantDesk:
             joined = self.register.joined(records.tenants, records.keys)
             if joined != self.register:
                 with trio.CancelScope(shield=True):
-                    await self._keeper.save_register(joined.records())
-                self.register = joined
+                    if self._table is not None:
+                        await self._table.join(records)
+                    await self._keep(joined)
+
+    async def _keep(self, joined: Register) -> None:
+        """The file follows where that matters: not with each use of a key."""
+        if joined.digest() != self.register.digest():
+            await self._keeper.save_register(joined.records())
+        self.register = joined
 
     # ── For operators ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -253,7 +301,7 @@ class TenantDesk:
             "limits": key.limits.shape(),
             "created": key.created,
             "expires": key.expires,
-            "lastUsed": key.last_used,
+            "lastUsed": self._last_used(key),
         }
 
 
