@@ -113,6 +113,7 @@ class EngineLink:
         self._buffer = bytearray()
         self._last_words = bytearray()
         self._hang_s = hang_s
+        self._hung = False
         self._heard_s = trio.current_time()
 
     async def load(self, load: Load, told: Callable[[float], None] = lambda _: None) -> Report:
@@ -240,7 +241,7 @@ class EngineLink:
         return counts or bool(self._answers and self._heard_s < before_s)
 
     def _kill_hung(self) -> None:
-        self._last_words = bytearray(b"it hung")
+        self._hung = True
         self.process.kill()
 
     async def _next_report(self) -> Report | None:
@@ -267,10 +268,14 @@ class EngineLink:
         """Once the process has ended."""
         status = self.process.returncode
         assert status is not None
-        lines = self._last_words.decode("utf-8", "replace").strip().splitlines()
         ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        words = f": {lines[-1][:300]}" if lines else ""
-        return EngineLost(ended + words, killed=status == -signal.SIGKILL)
+        killed = status == -signal.SIGKILL
+        if self._hung:
+            return EngineLost("it hung", killed=True)
+        if killed:
+            return EngineLost(f"{ended}: the kernel does so when memory runs out", killed=True)
+        lines = self._last_words.decode("utf-8", "replace").strip().splitlines()
+        return EngineLost(ended + (f": {lines[-1][:300]}" if lines else ""), killed=False)
 
 
 class _Counted:

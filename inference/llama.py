@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final
@@ -25,18 +25,23 @@ from inference.engine_wire import Generate, Load, Loaded, LoadFailed, Tokenize
 from inference.gguf import GgufHeader, read_header
 from inference.manifest import hash_file
 from inference.offer import Told
-from inference.quarantine import DEATHS, Quarantine, digest_of
+from inference.quarantine import DEATHS, Quarantine, digest_of, digest_of_prompt
 from inference.recipe import EXACT_TYPES, may_be_exact
+from inference.restarts import LAST_PAUSE_S, Restarts
 from inference.sizing import LlamaSettings, size_engine
 from inference.survey import survey
 from p2p.errors import CONTEXT_EXCEEDED, ENGINE_FAILED, INPUT_QUARANTINED, MODEL_INVALID, TetherError
 
 __all__ = ["LlamaEngine", "LlamaSettings", "open_llama"]
 
-FIRST_RESTART_S: Final = 0.1
-LAST_RESTART_S: Final = 10.0
 RESTART_PATIENCE_S: Final = 1.5
 """How long a request waits for a restarting engine: below the 2 s after which its gateway looks elsewhere."""
+
+SPINS: Final = "1000"
+"""How often a thread of libgomp looks for the others before it sleeps. By default it looks 300,000 times, and where
+other work wants the cores too, engines lose most of their speed to that waiting (measured, docs/engines.md)."""
+SPIN_VARIABLES: Final = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"})
+"""If the owner has set one, his word counts."""
 
 _DEFAULTS: Final = LlamaSettings()
 
@@ -111,11 +116,12 @@ class LlamaEngine:
         return self._link.process.pid if self._link is not None else None
 
     async def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
-        """Render and count. Raises TetherError(FIELD_INVALID | ENGINE_FAILED)."""
-        link = await self._running()
-        return await link.tokenize(
-            lambda request: Tokenize(request, prompt.messages, prompt.text, prompt.tools)
-        )
+        """Render and count. Raises TetherError(FIELD_INVALID | ENGINE_FAILED | INPUT_QUARANTINED)."""
+        with self._accused(digest_of_prompt(prompt)):
+            link = await self._running()
+            return await link.tokenize(
+                lambda request: Tokenize(request, prompt.messages, prompt.text, prompt.tools)
+            )
 
     def generate(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Tokens]]:
         """Open one answer. Raises TetherError(CONTEXT_EXCEEDED | ENGINE_FAILED | INPUT_QUARANTINED)."""
@@ -127,13 +133,8 @@ class LlamaEngine:
         if wanted > context or not asked.prompt:
             detail = f"Prompt and answer need {wanted} tokens ({len(asked.prompt)} + {asked.max_tokens})"
             raise TetherError(CONTEXT_EXCEEDED, f"{detail}; the model's context here is {context}.")
-        digest = digest_of(asked)
-        if digest in self._quarantine:
-            detail = f"The engine died {DEATHS} times while it had this request."
-            raise TetherError(INPUT_QUARANTINED, detail)
-        link = await self._running()
-        self._under_way.append(digest)
-        try:
+        with self._accused(digest_of(asked)):
+            link = await self._running()
             with link.answer(
                 lambda request: Generate(
                     request,
@@ -146,7 +147,17 @@ class LlamaEngine:
                 )
             ) as tokens:
                 yield tokens
-                self._quarantine.ended_well(digest)
+
+    @contextmanager
+    def _accused(self, digest: bytes) -> Iterator[None]:
+        """An input is under way: if the engine dies now, it may be to blame. Raises INPUT_QUARANTINED."""
+        if digest in self._quarantine:
+            detail = f"The engine died {DEATHS} times while it had this request."
+            raise TetherError(INPUT_QUARANTINED, detail)
+        self._under_way.append(digest)
+        try:
+            yield
+            self._quarantine.ended_well(digest)
         finally:
             self._under_way.remove(digest)
 
@@ -154,14 +165,14 @@ class LlamaEngine:
         with trio.move_on_after(RESTART_PATIENCE_S):
             await self._up.wait()
         if self._link is None:
-            raise TetherError(ENGINE_FAILED, "The engine is starting anew.", retry_after_s=LAST_RESTART_S)
+            raise TetherError(ENGINE_FAILED, "The engine is starting anew.", retry_after_s=LAST_PAUSE_S)
         return self._link
 
     async def supervise(self, link: EngineLink) -> None:
         """Serve over a loaded process; start another whenever it dies, with growing pauses while they die young."""
-        pause_s = FIRST_RESTART_S
+        restarts = Restarts()
         while True:
-            started = trio.current_time()
+            started_s = trio.current_time()
             try:
                 await link.serve()
             except EngineLost as lost:
@@ -171,21 +182,19 @@ class LlamaEngine:
                 self._link = None
                 self._up = trio.Event()
                 link.fail_all()
-            if trio.current_time() - started > LAST_RESTART_S:
-                pause_s = FIRST_RESTART_S
-            link, pause_s = await self._restarted(pause_s)
+            link = await self._restarted(restarts, trio.current_time() - started_s)
 
-    async def _restarted(self, pause_s: float) -> tuple[EngineLink, float]:
+    async def _restarted(self, restarts: Restarts, lived_s: float) -> EngineLink:
         while True:
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_RESTART_S)
+            await trio.sleep(restarts.pause_s(lived_s))
+            lived_s = 0.0
             link = EngineLink(await _start_process(), hang_s=self._hang_s)
             try:
                 self._take_up(link, await _load(link, self._path, self._load))
             except TetherError as error:
                 log.warning("engine_start_failed", cause=error.detail)
             else:
-                return link, pause_s
+                return link
 
     def _take_up(self, link: EngineLink, info: EngineInfo) -> None:
         self._link, self._info = link, info
@@ -218,6 +227,8 @@ async def _start_process() -> trio.Process:
         # After a failed assertion ggml would start a debugger to print a backtrace.
         "GGML_NO_BACKTRACE": "1",
     }
+    if not environment.keys() & SPIN_VARIABLES:
+        environment["GOMP_SPINCOUNT"] = SPINS
     command = [sys.executable, "-m", "inference.llama_process"]
     return await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
 
@@ -236,7 +247,7 @@ async def _load(link: EngineLink, path: Path, load: Load, told: Told = lambda _:
     except EngineLost as lost:
         await link.end()
         if lost.killed:
-            detail = f"The engine was killed while it loaded {path} ({lost}): memory may have run out."
+            detail = f"The engine was killed while it loaded {path} ({lost})."
             raise TetherError(ENGINE_FAILED, detail, field="model") from lost
         detail = f"llama.cpp died while it loaded {path} ({lost})."
         raise TetherError(MODEL_INVALID, detail, field="model") from lost

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from inference.engine import Generation
+from inference.engine import Generation, Prompt
 
 DEATHS: Final = 3
 SUSPECTS: Final = 1_024
@@ -24,6 +24,13 @@ def digest_of(asked: Generation) -> bytes:
     """What makes an input the same one again: prompt and sampling; where an answer was resumed does not matter."""
     ids = msgspec.msgpack.encode((asked.prompt, asked.sampling))
     return hashlib.blake2b(ids, digest_size=16).digest()
+
+
+def digest_of_prompt(prompt: Prompt) -> bytes:
+    """Of what is rendered and counted before there are ids: an engine can die of that, too."""
+    return hashlib.blake2b(
+        msgspec.msgpack.encode((prompt.messages, prompt.text, prompt.tools)), digest_size=16
+    ).digest()
 
 
 class Quarantine:
