@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from benchmarks import calls, hostile, idle, join, ledger, network, punch
 from benchmarks.artifacts import suite as artifacts
 from benchmarks.engine import suite as engine
+from benchmarks.gateway import suite as gateway
 from benchmarks.report import Row, publish
 from benchmarks.transport import suite as transport
 
@@ -22,7 +23,8 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "calls": (calls.measure,),
     "hostile": (hostile.measure,),
     "idle": (idle.measure,),
-    "ledger": (ledger.measure,),
+    "ledger": (ledger.measure, gateway.measure),
+    "gateway": (gateway.measure,),
     "engine": (engine.measure,),
     **{f"engine-{name}": (partial(engine.measure, models=[name]),) for name in engine.SHAPES},
     "punch": (punch.measure,),

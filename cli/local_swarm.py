@@ -21,6 +21,7 @@ from p2p.errors import INTERNAL, NOT_RUNNING, TetherError
 
 Event = dict[str, Any]
 _Found = TypeVar("_Found")
+PROGRAM: Final = "cli.tetherd"
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 45.0
 POLL_S: Final = 0.05
@@ -30,7 +31,12 @@ class LocalNode:
     """One daemon process. Its JSON log lines are kept as events; its stderr is a file in the data directory."""
 
     def __init__(
-        self, name: str, data_dir: Path, arguments: Sequence[str], environ: Mapping[str, str]
+        self,
+        name: str,
+        data_dir: Path,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        program: str = PROGRAM,
     ) -> None:
         self.name = name
         self.data_dir = data_dir
@@ -43,7 +49,7 @@ class LocalNode:
         command = [
             sys.executable,
             "-m",
-            "cli.tetherd",
+            program,
             "join",
             "--data-dir",
             str(data_dir),
@@ -167,6 +173,7 @@ class LocalSwarm(AbstractContextManager["LocalSwarm"]):
         listen: str = "/ip4/127.0.0.1/tcp/0",
         extra: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        program: str = PROGRAM,
     ) -> LocalNode:
         """Start a daemon on free loopback ports; the same name again is a restart on the same data directory."""
         arguments = ["--region", region, "--listen", listen, "--http", "127.0.0.1:0", *extra]
@@ -177,7 +184,7 @@ class LocalSwarm(AbstractContextManager["LocalSwarm"]):
         for model in models:
             arguments += ["--model", model]
         secrets = {"TETHER_TICKET": ticket} if ticket else {}
-        node = LocalNode(name, self.root / name, arguments, {**secrets, **(environ or {})})
+        node = LocalNode(name, self.root / name, arguments, {**secrets, **(environ or {})}, program)
         self.nodes[name] = node
         return node
 

@@ -1,0 +1,1 @@
+"""What our gateway adds to a request, beside LiteLLM's proxy."""
