@@ -207,6 +207,11 @@ class EngineRoom:
     def on_gpu(self) -> bool:
         return any(one.info is not None and one.info.on_gpu for one in self._lodgings.values())
 
+    @property
+    def waiting(self) -> int:
+        """Requests whose model is not there yet."""
+        return self._residency.waiting
+
     def check(self, digest: str) -> None:
         """Raises TetherError(MODEL_NOT_FOUND | ENGINE_FAILED | CAPACITY) if asking for the model would, at once."""
         if refusal := self._residency.refusal(digest, trio.current_time()):
@@ -264,7 +269,7 @@ class EngineRoom:
         self._metrics.room(
             loaded,
             len(self._lodgings),
-            self._residency.waiting,
+            self.waiting,
             self.used_bytes,
             self.budget_bytes,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -55,12 +55,15 @@ async def open_llama(
     *,
     told: Told = lambda _: None,
     quarantine: Quarantine | None = None,
+    verify: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
 ) -> AsyncIterator[LlamaEngine]:
     """Check, load and serve a model file until the context ends. Raises TetherError(MODEL_INVALID | ENGINE_FAILED).
 
-    quarantine: what earlier engines of the model died of. What the body raises arrives in an ExceptionGroup, as from
+    quarantine: what earlier engines of the model died of; verify: goes before each load and raises if the file is not
+    to be loaded. What the body raises arrives in an ExceptionGroup, as from
     any trio nursery.
     """
+    await verify()
     header = await trio.to_thread.run_sync(read_header, path)
     load = await _load_command(path, header, settings)
     link = EngineLink(await _start_process(), hang_s=settings.hang_s)
@@ -76,6 +79,7 @@ async def open_llama(
         info,
         hang_s=settings.hang_s,
         quarantine=Quarantine() if quarantine is None else quarantine,
+        verify=verify,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.supervise, link)
@@ -95,12 +99,14 @@ class LlamaEngine:
         *,
         hang_s: float,
         quarantine: Quarantine,
+        verify: Callable[[], Awaitable[None]],
     ) -> None:
         self._path = path
         # What a self-test found is true of the next process too: the same file on the same machine.
         self._load = replace(load, exact=info.exact, tested=True)
         self._hang_s = hang_s
         self._quarantine = quarantine
+        self._verify = verify
         self._under_way: list[bytes] = []
         self._up = trio.Event()
         self._link: EngineLink | None = None
@@ -188,8 +194,9 @@ class LlamaEngine:
         while True:
             await trio.sleep(restarts.pause_s(lived_s))
             lived_s = 0.0
-            link = EngineLink(await _start_process(), hang_s=self._hang_s)
             try:
+                await self._verify()
+                link = EngineLink(await _start_process(), hang_s=self._hang_s)
                 self._take_up(link, await _load(link, self._path, self._load))
             except TetherError as error:
                 log.warning("engine_start_failed", cause=error.detail)

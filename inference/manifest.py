@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NewType
@@ -48,6 +49,40 @@ class Manifest(Message, frozen=True):
         return ManifestDigest(hashlib.sha256(encode(self)).hexdigest())
 
 
+@dataclass(slots=True)
+class Vouched:
+    """A file whose digest is known, and what it looked like then. Loads may come hours later: `check` goes before each.
+
+    sha256: hex.
+    """
+
+    path: Path
+    sha256: str
+    mark: tuple[int, ...]
+
+    async def check(self) -> None:
+        """Hash the file again if it looks otherwise. Raises TetherError(MODEL_INVALID) if it is another one now."""
+        mark = mark_of(self.path)
+        if mark == self.mark:
+            return
+        sha256, _ = await hash_file(self.path)
+        if sha256 != self.sha256:
+            detail = (
+                f"{self.path} is not the file any more that this node announced: start it again to serve it."
+            )
+            raise TetherError(MODEL_INVALID, detail, field="model")
+        self.mark = mark
+
+
+def mark_of(path: Path) -> tuple[int, ...]:
+    """What changes with a file: where it is, its size and times. Raises TetherError(MODEL_INVALID) if it is gone."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 async def manifest_of(
     path: Path, name: str, version: str, header: GgufHeader, *, progress: Progress | None = None
 ) -> Manifest:
@@ -63,9 +98,11 @@ async def hash_file(path: Path, *, progress: Progress | None = None) -> tuple[st
     try:
         return await trio.to_thread.run_sync(partial(_hash, path, progress))
     except OSError as error:
-        raise TetherError(
-            MODEL_INVALID, f"{path} cannot be read: {error.strerror}.", field="model"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> TetherError:
+    return TetherError(MODEL_INVALID, f"{path} cannot be read: {error.strerror}.", field="model")
 
 
 def _hash(path: Path, progress: Progress | None) -> tuple[str, int]:

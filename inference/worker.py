@@ -155,6 +155,7 @@ class Worker:
             gpu_class=self._gpu_class if self._room.on_gpu else "cpu",
             model_cache=self._room.served(),
             load=self._slots.load(self._now()),
+            queue=self._room.waiting,
             tokens_per_second=self._rate.per_second(trio.current_time()),
             free_bytes=psutil.virtual_memory().available,
             prefixes=self._prefixes.digests(),

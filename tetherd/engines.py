@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from inference.device import Device
 from inference.engine import Engine
 from inference.llama import open_llama
-from inference.manifest import Manifest, manifest_of
+from inference.manifest import Manifest, Vouched, manifest_of, mark_of
 from inference.offer import Offer, Told
 from inference.quarantine import Quarantine
 from inference.sizing import LlamaSettings, least_bytes, plan_engine
@@ -49,13 +49,15 @@ async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
 
 
 async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:
+    mark = mark_of(model.path)
     manifest = model.manifest or await _manifest(model, told)
+    file = Vouched(model.path, manifest.files[0].sha256, mark)
     config = terms.config
     wanted = LlamaSettings(
         slots=config.slots,
         threads=config.threads,
         max_tokens_per_second=config.max_tokens_per_second,
-        model_sha256=manifest.files[0].sha256,
+        model_sha256=file.sha256,
         exact=config.exact,
         memory_bytes=terms.memory_bytes,
         gpu_layers=config.gpu_layers,
@@ -64,7 +66,7 @@ async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:
     deaths = Quarantine()
 
     def start(told: Told) -> AbstractAsyncContextManager[Engine]:
-        return open_llama(model.path, settings, told=told, quarantine=deaths)
+        return open_llama(model.path, settings, told=told, quarantine=deaths, verify=file.check)
 
     return Offer(
         manifest,

@@ -10,7 +10,7 @@ import trio
 
 from inference.demo import MODEL_PATH
 from inference.gguf import read_header
-from inference.manifest import READ_BYTES, Manifest, ManifestFile, hash_file, manifest_of
+from inference.manifest import READ_BYTES, Manifest, ManifestFile, Vouched, hash_file, manifest_of, mark_of
 from p2p.errors import MODEL_INVALID, TetherError
 
 
@@ -56,3 +56,22 @@ async def test_the_same_model_has_the_same_digest_and_another_name_another_one()
 def test_a_digest_never_changes_between_versions() -> None:
     manifest = Manifest("m", "1", "llama.cpp", (ManifestFile("a.gguf", 3, "00" * 32),), 512)
     assert manifest.digest == "3ddd9161a12a902dbefadc18e1a919c62f3bd512b505fec351c22e15ac57dd8b"
+
+
+async def test_a_file_that_was_replaced_since_it_was_hashed_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(b"announced")
+    mark = mark_of(path)
+    file = Vouched(path, (await hash_file(path))[0], mark)
+    await file.check()
+    (tmp_path / "copy").write_bytes(b"announced")
+    (tmp_path / "copy").replace(path)
+    await file.check()
+    assert file.mark == mark_of(path) != mark, "the same content under another inode is hashed once"
+    path.write_bytes(b"otherwise")
+    with pytest.raises(TetherError, match="not the file any more") as refused:
+        await file.check()
+    assert refused.value.code is MODEL_INVALID
+    path.unlink()
+    with pytest.raises(TetherError, match="cannot be read"):
+        await file.check()

@@ -42,6 +42,7 @@ from tests.topics.world import NOW, TINY, Person
 ANSWER = tuple(range(100, 110))
 """Ten tokens, whoever is asked; each stands for its number and a space."""
 PROMPT_TOKENS = 5
+LOAD_STEP_S = 10.0
 
 
 @dataclass
@@ -61,11 +62,15 @@ class Node:
 
 @dataclass
 class ScriptedWorker:
-    """Answers in chunks of two tokens. at: what happens when so many tokens of the answer are out."""
+    """Answers in chunks of two tokens. at: what happens when so many tokens of the answer are out.
+
+    loads: percents of its model that it tells first, one every LOAD_STEP_S.
+    """
 
     node: Node
     at: dict[int, Callable[[], object]] = field(default_factory=dict)
     refuse: TetherError | None = None
+    loads: tuple[int, ...] = ()
     spoil: Callable[[InferChunk], InferChunk] = lambda chunk: chunk
     spoil_body: Callable[[ChunkBody], ChunkBody] = lambda body: body
     inputs: list[SealedInput] = field(default_factory=list)
@@ -102,6 +107,9 @@ class ScriptedWorker:
             if self.refuse is not None:
                 await send(ChunkBody(error=self.refuse.to_wire()), done=True)
                 return
+            for percent in self.loads:
+                await send(ChunkBody(loading=percent))
+                await trio.sleep(LOAD_STEP_S)
             await send(ChunkBody(accepted=PROMPT_TOKENS))
             position = len(content.resume)
             while position < len(ANSWER):

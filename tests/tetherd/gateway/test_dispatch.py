@@ -32,6 +32,7 @@ from tetherd.gateway.dispatch import (
     Fail,
     Finish,
     Finished,
+    Loads,
     Lost,
     Open,
     Pause,
@@ -40,6 +41,7 @@ from tetherd.gateway.dispatch import (
     Placed,
     Refused,
     Tokens,
+    Wait,
 )
 from tetherd.gateway.settings import GatewaySettings
 
@@ -228,3 +230,21 @@ def test_the_jitter_is_full() -> None:
     for draw, seconds in ((0.0, 0.0), (0.999, 0.999)):
         dispatch = machine(draw=draw)
         assert dispatch.step(Refused(error(NO_WORKER))) == Pause(seconds)
+
+
+def test_a_load_is_told_while_its_worker_has_not_accepted_and_at_no_other_time() -> None:
+    _, effects = play(on(A), Loads(0), Loads(40), Accepted(5), Loads(50))
+    assert effects == [Open(()), Wait(0), Wait(40), Announce(5), None]
+
+
+def test_a_worker_without_room_for_the_model_is_told_once_there_is_no_other() -> None:
+    full = Lost(error(CAPACITY, retry_after_s=5.0))
+    dispatch, effects = play(on(A), full)
+    assert effects[-1] == Place((A,), CAPACITY.name)
+    ended = dispatch.step(Refused(error(NO_WORKER)))
+    assert told(ended) == CAPACITY.name
+    assert isinstance(ended, Fail) and ended.error.retry_after_s == 5.0
+    begun, _ = play(on(A), Accepted(5), Tokens((1,), 0, "a"), Lost(error(ENGINE_FAILED)), on(B), full)
+    assert isinstance(begun.state, str)
+    assert not isinstance(begun.step(Paused()), Fail)
+    assert isinstance(begun.step(Refused(error(NO_WORKER))), Pause)

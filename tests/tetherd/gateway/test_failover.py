@@ -20,8 +20,9 @@ from p2p.errors import (
 )
 from p2p.messages import Grant, InferChunk, Placement, Receipt
 from p2p.wire import decode
-from tests.tetherd.gateway.region import ANSWER, TEXT, Region, region
+from tests.tetherd.gateway.region import ANSWER, QUESTION, TEXT, Region, read, region
 from tests.topics.world import ISSUER, NOW
+from tetherd.gateway.answer import Loading, Queued
 
 
 @pytest.mark.parametrize("position", range(0, len(ANSWER), 2))
@@ -221,3 +222,26 @@ async def test_a_lost_worker_without_another_is_told_as_such(autojump_clock: Moc
         with pytest.raises(TetherError) as caught:
             await here.answer()
         assert caught.value.code is WORKER_LOST
+
+
+async def test_a_worker_that_loads_its_model_is_waited_for_as_long_as_it_tells_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with region() as here:
+        here.workers[0].loads = (0, 20, 40, 90)
+        heard: list[Queued | Loading] = []
+        async with here.gateway.submit(QUESTION, heard.append) as answer:
+            text, end = await read(answer)
+        assert (text, len(end.attempts)) == (TEXT, 1)
+        assert heard == [Loading(0), Loading(20), Loading(40), Loading(90)]
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+async def test_a_worker_that_has_loaded_less_than_nothing_or_more_than_all_is_replaced(
+    autojump_clock: MockClock, percent: int
+) -> None:
+    async with region() as here:
+        here.workers[0].loads = (percent,)
+        text, end = await here.answer()
+        assert text == TEXT
+        assert [attempt.cause for attempt in end.attempts] == ["FRAME_INVALID", ""]
