@@ -7,14 +7,16 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from cli import show
-from cli.context import context, seconds
+from cli.context import context, printed, seconds
+from cli.control import error_in
 from p2p.errors import CERTIFICATE_INVALID, FIELD_INVALID, TetherError
 
 app: Final = App(name="usage", help="What was used, and what it costs.")
@@ -53,6 +55,33 @@ def report(
     else:
         headings = {name: name.upper() for name in names} | {"promptTokens": "PROMPT"}
         show.table(rows, headings, "Nothing was used in that time, or this ledger does not know of it.")
+
+
+@app.command
+def export(
+    *,
+    to: str,
+    format: Literal["csv", "jsonl"] = "jsonl",
+    from_: Annotated[str, Parameter(name="--from")] = "",
+    until: str = "",
+) -> None:
+    """Write each job that was billed, with an id that stays the same, for a billing system. Needs PostgreSQL.
+
+    Parameters
+    ----------
+    to
+        A file, or s3://bucket/key (AWS's own variables name endpoint, region and keys): all rows, or nothing.
+    format
+        csv or jsonl.
+    from_
+        A day such as 2026-11-01 (UTC), or how long ago, such as 7d.
+    until
+        The same; what ends then or later is left out.
+    """
+    from tetherd.usage.export import export as write
+
+    rows = write(_rows(_span(from_, until)), to, format)
+    printed({"rows": rows, "to": to}, lambda _: print(f"{rows} rows in {to}."))
 
 
 @app.command
@@ -96,6 +125,13 @@ def verify(file: Path, *, swarm: str = "") -> None:
         print(f"{len(proofs.jobs) - len(found)} of {len(proofs.jobs)} jobs are proven.")
     if found:
         raise TetherError(CERTIFICATE_INVALID, f"{len(found)} jobs are not proven by their receipts.")
+
+
+def _rows(span: str) -> Iterator[dict[str, Any]]:
+    for shape in context.control.follow(f"/usage/rows?{span.lstrip('&')}"):
+        if "error" in shape:
+            raise error_in(shape)
+        yield shape
 
 
 def _span(since: str, until: str) -> str:

@@ -85,8 +85,15 @@ def place_on_hub(repo: str, file: str, environ: Mapping[str, str] = os.environ) 
 
 def place_in_bucket(url: str, environ: Mapping[str, str] = os.environ) -> Place:
     """s3://bucket/key, with what AWS's own variables say of endpoint, region and keys. Raises TetherError."""
+    store, key = open_bucket(url, environ)
+    import obstore
+
+    return Place(url, url, {}, partial(_signed, obstore.sign, store, key))
+
+
+def open_bucket(url: str, environ: Mapping[str, str]) -> tuple[Any, str]:
+    """An S3Store of obstore's, and the key in it. Raises TetherError(USAGE | MODEL_INVALID)."""
     try:
-        import obstore
         from obstore.store import S3Store
     except ImportError as error:
         raise TetherError(USAGE, "s3:// needs an extra: pip install 'tether[s3]'.", field="source") from error
@@ -104,8 +111,7 @@ def place_in_bucket(url: str, environ: Mapping[str, str] = os.environ) -> Place:
     config: Any = {name: value for name, value in said.items() if value}
     config["skip_signature"] = "access_key_id" not in config
     config["client_options"] = {"allow_http": bool(endpoint and endpoint.startswith("http:"))}
-    store = S3Store(bucket, **config)
-    return Place(url, url, {}, partial(_signed, obstore.sign, store, key))
+    return S3Store(bucket, **config), key
 
 
 def _signed(sign: Callable[..., str], store: object, key: str) -> str:

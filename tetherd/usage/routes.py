@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import math
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from p2p.errors import FIELD_INVALID, TetherError
+from p2p.errors import CONFIG_INVALID, FIELD_INVALID, TetherError
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
 from tetherd.admin import Json, answered
 from tetherd.store.protocol import UsageRow
 from tetherd.usage.proof import Proofs, proof_of, signers
 from tetherd.usage.report import Report
+from tetherd.usage.rows import row_shape
 
 MAX_PROOFS: Final = 50_000
 """Jobs in one answer, some 50 MB."""
 
 
+NEEDS_SHARED: Final = (
+    "Exporting usage for billing needs one ledger that all orchestrators share: start them with "
+    "--store postgresql://…."
+)
+
+
 class Books(Protocol):
     """An orchestrator, as far as usage goes."""
+
+    def ledger(self) -> dict[str, Any]: ...
 
     def usage(self, since: float, until: float) -> AsyncIterator[UsageRow]: ...
 
@@ -53,10 +64,32 @@ def usage_routes(books: Books, swarm_id: SwarmId) -> Mount:
         shape: Json = msgspec.to_builtins(Proofs(swarm_id, known, tuple(map(proof_of, rows))))
         return shape
 
+    async def rows(request: Request) -> Response:
+        """Line by line; the last one says that there are no more, or what went wrong."""
+        if not books.ledger()["shared"]:
+            raise TetherError(CONFIG_INVALID, NEEDS_SHARED, field="store")
+        return StreamingResponse(_lines(books, *_span(request)), media_type="application/x-ndjson")
+
     return Mount(
         "/usage",
-        routes=[Route("/", answered(report)), Route("/receipts", answered(receipts))],
+        routes=[
+            Route("/", answered(report)),
+            Route("/receipts", answered(receipts)),
+            Route("/rows", answered(rows)),
+        ],
     )
+
+
+async def _lines(books: Books, since: float, until: float) -> AsyncIterator[bytes]:
+    count = 0
+    try:
+        async for row in books.usage(since, until):
+            yield json.dumps(row_shape(row)).encode() + b"\n"
+            count += 1
+    except TetherError as error:
+        yield json.dumps({"error": {"code": error.code.name, "message": error.message}}).encode() + b"\n"
+    else:
+        yield json.dumps({"end": count}).encode() + b"\n"
 
 
 def _span(request: Request) -> tuple[float, float]:
