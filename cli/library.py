@@ -109,6 +109,7 @@ def served() -> None:
         "version": "VERSION",
         "contextTokens": "CONTEXT",
         "workers": "WORKERS",
+        "loaded": "IN MEMORY",
         "copies": "COPIES",
         "digest": "DIGEST",
     }

@@ -12,7 +12,7 @@ from inference.engine_room import EngineRoom, RoomMetrics
 from inference.offer import Offer
 from inference.sizing import budget_for, share
 from inference.survey import survey
-from p2p.errors import MODEL_INVALID, TetherError
+from p2p.errors import CONFIG_INVALID, MODEL_INVALID, TetherError
 from tetherd.config import WorkerConfig
 from tetherd.engines import EngineTerms, Located, least_memory, offer_of
 from tetherd.lending import lending
@@ -102,7 +102,7 @@ class ModelHouse:
             if lent is not None and offer.need_bytes > lent:
                 needs, name = f"{offer.need_bytes / GB:.2f} GB", offer.manifest.name
                 detail = f"{name} needs at least {needs}, and --memory lends {lent / GB:g}."
-                raise TetherError(MODEL_INVALID, detail, field="memory")
+                raise TetherError(CONFIG_INVALID, detail, field="worker.memory_gb")
         return offers, max([budget, *(offer.need_bytes for offer in offers)])
 
     async def _offer(self, model: Located, terms: EngineTerms) -> Offer:

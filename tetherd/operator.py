@@ -67,6 +67,7 @@ class DaemonOperator:
                 "digest": model.digest,
                 "contextTokens": model.context_tokens,
                 "workers": model.workers,
+                "loaded": model.loaded,
             }
             for model in self.served()
         ]

@@ -53,6 +53,9 @@ def test_two_models_are_served_in_turn_where_there_is_memory_for_one(swarm: Loca
     assert counts['tether_engine_loads_total{outcome="loaded"}'] == 3
     assert counts["tether_engine_unloads_total"] == 2
     assert counts['tether_engine_memory_bytes{kind="used"}'] <= float(ROOM_FOR_ONE_GB) * 1e9
+    until(lambda: sorted(one["loaded"] for one in node.control.get("/models")) == [0, 1], "the news of it")
+    lends = node.control.get("/status")["lends"]
+    assert sorted(engine["state"] for engine in lends["engines"]) == ["absent", "resident"]
     [shown] = node.control.get("/nodes")
     assert set(shown["models"]) == {f"{one['name']}@{one['version']}" for one in node.control.get("/models")}
 

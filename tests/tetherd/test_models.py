@@ -10,7 +10,7 @@ import trio
 
 from inference.demo import MODEL_NAME, MODEL_PATH
 from inference.engine_room import EngineRoom, NoRoomMetrics
-from p2p.errors import MODEL_INVALID, TetherError
+from p2p.errors import CONFIG_INVALID, TetherError
 from tetherd.config import WorkerConfig
 from tetherd.models import ModelHouse
 
@@ -80,7 +80,7 @@ async def test_memory_that_no_engine_can_do_with_is_an_error_with_both_numbers()
         TetherError, match=r"tether-demo needs at least 0\.1\d GB, and --memory lends 0\.01"
     ) as wrong:
         await opened(WorkerConfig(memory_gb=0.01), Told())
-    assert (wrong.value.code, wrong.value.field) == (MODEL_INVALID, "memory")
+    assert (wrong.value.code, wrong.value.field) == (CONFIG_INVALID, "worker.memory_gb")
 
 
 async def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One line of /v1/models. context_tokens: the smallest among its workers."""
+    """One line of /v1/models. context_tokens: the smallest among its workers; loaded: those that have it in memory."""
 
     name: str
     version: str
@@ -111,6 +111,7 @@ class ModelSummary:
     context_tokens: int
     workers: int
     created: int = 0
+    loaded: int = 0
 
 
 class Inference(Protocol):

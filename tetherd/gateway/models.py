@@ -46,6 +46,9 @@ def choose(
 
 def _counted(known: ModelSummary | None, model: ServedModel) -> ModelSummary:
     if known is None:
-        return ModelSummary(model.name, model.version, model.digest, model.context_tokens, workers=1)
+        return ModelSummary(
+            model.name, model.version, model.digest, model.context_tokens, workers=1, loaded=int(model.loaded)
+        )
     context_tokens = min(known.context_tokens, model.context_tokens)
-    return replace(known, context_tokens=context_tokens, workers=known.workers + 1)
+    loaded = known.loaded + model.loaded
+    return replace(known, context_tokens=context_tokens, workers=known.workers + 1, loaded=loaded)
