@@ -64,7 +64,7 @@ class MuxedStream:
     async def read(self, max_bytes: int) -> bytes:
         """Raises NotOffered where the peer's agreement was assumed and not given."""
         if self._proposal:
-            await self.write(b"")
+            self._propose()
         while self._agreement:
             part = await self._read(len(self._agreement) - len(self._agreed))
             self._agreed += part
@@ -74,6 +74,13 @@ class MuxedStream:
             if len(self._agreed) == len(self._agreement):
                 self._agreement = b""
         return await self._read(max_bytes)
+
+    def _propose(self) -> None:
+        """Offer the proposal without waiting until it is on its way: another task may be about to write."""
+        self._check_writable()
+        proposal, self._proposal = self._proposal, b""
+        self._muxer.session.offer(self._flow, memoryview(proposal))
+        self._muxer.flush()
 
     async def _read(self, max_bytes: int) -> bytes:
         flow = self._flow

@@ -7,8 +7,11 @@ import os
 import psutil
 import pytest
 import trio
+import trio.testing
 
 from p2p.errors import FIELD_INVALID, UNREACHABLE, TetherError
+from p2p.host.streams import MuxedStream
+from p2p.host.yamux.muxer import Muxer
 from p2p.messages import Ack, Announcement, Envelope, Method
 from p2p.rpc import Rpc, ServerCall
 from p2p.transport import Stream
@@ -194,3 +197,35 @@ async def test_a_call_goes_on_over_a_connection_that_was_made_anew() -> None:
                     go_on.set()
         assert received == [b"%d" % number for number in range(20)]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_that_comes_first_leaves_the_writing_to_the_writer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy connection: the proposal of a protocol that is taken for granted waits for the socket."""
+    swarm = make_swarm(2)
+    async with open_nodes(swarm, 2) as (alice, bob):
+        bob.handle(ECHO, echo)
+        await alice.connect(address(bob))
+        assert await exchange(await alice.open_stream(bob.peer_id, ECHO), b"agreed") == b"AGREED"
+        stream = await alice.open_stream(bob.peer_id, ECHO)
+        assert isinstance(stream, MuxedStream)
+        received: list[bytes] = []
+
+        async def read() -> None:
+            while part := await stream.read(1_000):
+                received.append(part)
+
+        async def write() -> None:
+            await stream.write(b"hello")
+            await stream.close()
+
+        async with trio.open_nursery() as nursery:
+            with monkeypatch.context() as busy:
+                busy.setattr(Muxer, "flush", lambda _: None)
+                nursery.start_soon(read)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(write)
+                await trio.testing.wait_all_tasks_blocked()
+            stream._muxer.flush()
+        assert b"".join(received) == b"HELLO"
