@@ -37,6 +37,7 @@ from inference.artifacts.release import (
 )
 from inference.artifacts.shelf import Shelf
 from inference.gguf import GgufHeader, read_header
+from inference.safetensors import read_safetensors
 from p2p.errors import (
     DIGEST_MISMATCH,
     MODEL_INVALID,
@@ -141,6 +142,9 @@ class Library:
         if release.retired:
             raise TetherError(MODEL_NOT_FOUND, f"{published.reference} was retired.", field="model")
         paths = [await self._get_file(one, told) for one in release.files]
+        for path, one in zip(paths, release.files, strict=True):
+            if one.path.lower().endswith(".safetensors"):
+                await trio.to_thread.run_sync(read_safetensors, path)
         await self.catalogue.on_dht.put(published)
         model = next(
             (path for path, one in zip(paths, release.files, strict=True) if _is_model(one.path)), None
