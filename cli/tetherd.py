@@ -43,6 +43,7 @@ def join(
     store: str | None = None,
     store_replica: str | None = None,
     dlq: str | None = None,
+    usage_webhook: str | None = None,
     max_tokens_per_second: float | None = None,
     rate_limit: float | None = None,
     cache_size: float | None = None,
@@ -104,6 +105,8 @@ def join(
         A streaming replica of that PostgreSQL, for lists and reports (better in TETHER_STORE_REPLICA).
     dlq
         Dead letters: redis://… (better in TETHER_DLQ). Default: in the ledger.
+    usage_webhook
+        An https:// address that is sent each usage row, signed with TETHER_USAGE__WEBHOOK_SECRET. Needs PostgreSQL.
     max_tokens_per_second
         Lend only this much of the machine, over all answers together.
     rate_limit
@@ -146,6 +149,7 @@ def join(
         "store": store,
         "store_replica": store_replica,
         "dlq": dlq,
+        "usage.webhook": usage_webhook,
         "worker.max_tokens_per_second": max_tokens_per_second,
         "models.lend_mb_s": rate_limit,
         "models.fetch_mb_s": rate_limit,

@@ -85,6 +85,27 @@ def export(
 
 
 @app.command
+def webhook(*, retry: bool = False) -> None:
+    """Show how many events the billing system has not taken yet.
+
+    Parameters
+    ----------
+    retry
+        Try those that were given up once more.
+    """
+    if retry:
+        printed(context.control.post("/usage/webhook"), show.facts)
+    else:
+        printed(context.control.get("/usage/webhook"), _backlog)
+
+
+def _backlog(answer: dict[str, Any]) -> None:
+    oldest = answer["oldest"]
+    since = None if oldest is None else f"{show.duration(max(0.0, time.time() - oldest))} ago"
+    show.facts({**answer, "oldest": since, "cause": answer["cause"] or None})
+
+
+@app.command
 def receipts(*, since: str = "", until: str = "") -> None:
     """Write the receipts of jobs, and the credentials of those who signed them, as JSON.
 

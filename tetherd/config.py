@@ -105,6 +105,18 @@ class QuotasConfig(Section, frozen=True):
     """MODEL=PROMPT/OUTPUT, money for a million tokens, such as tether-demo=0.15/0.60."""
 
 
+class UsageConfig(Section, frozen=True):
+    """Where usage goes as it is billed (an orchestrator's; needs PostgreSQL)."""
+
+    webhook: str = ""
+    """https://…: each usage row is posted there, signed as Standard Webhooks are."""
+    webhook_secret: str = ""
+    """whsec_ and 24 to 64 bytes in base64; better in its variable, or in webhook_secret_file."""
+    webhook_secret_file: Path | None = None
+    webhook_days: float = 7.0
+    """How long an event is tried before it is given up."""
+
+
 class TelemetryConfig(Section, frozen=True):
     """Logs and traces. Metrics are always at /metrics."""
 
@@ -150,6 +162,7 @@ class Config(Section, frozen=True):
     worker: WorkerConfig = WorkerConfig()
     models: ModelsConfig = ModelsConfig()
     quotas: QuotasConfig = QuotasConfig()
+    usage: UsageConfig = UsageConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
 
@@ -212,6 +225,13 @@ def _checked(config: Config) -> Config:
         raise _wrong("store_replica", "it has to be postgresql://…, a replica of the one that store names")
     if config.dlq and not config.dlq.startswith(("redis://", "rediss://")):
         raise _wrong("dlq", "it has to be redis://… or rediss://…; without it letters are in the ledger")
+    hook = config.usage
+    if hook.webhook and not hook.webhook.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+        raise _wrong("usage.webhook", "it has to be an https:// address")
+    if hook.webhook and bool(hook.webhook_secret) == (hook.webhook_secret_file is not None):
+        raise _wrong("usage.webhook_secret", "give it, or webhook_secret_file, by which events are signed")
+    if not 0 < hook.webhook_days <= 30:
+        raise _wrong("usage.webhook_days", "it has to be greater than 0 and at most 30")
     rate = config.worker.max_tokens_per_second
     if rate is not None and not 0 < rate < 1e9:
         raise _wrong("worker.max_tokens_per_second", "it has to be greater than 0")

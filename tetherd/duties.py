@@ -47,10 +47,12 @@ from tetherd.registry.ledger_copy import LedgerCopy
 from tetherd.registry.library import Library, cache_limits
 from tetherd.registry.replicas import InRegion, Replicas
 from tetherd.store import SqlStore, open_store
+from tetherd.store.outbox import Outbox
 from tetherd.store.protocol import Store
 from tetherd.telemetry.metrics import Metrics
 from tetherd.tenants.desk import TenantDesk
 from tetherd.tenants.routes import tenant_routes
+from tetherd.usage.delivery import Delivery, read_hook
 from tetherd.usage.routes import usage_routes
 from topics.swarm import Swarm
 
@@ -92,6 +94,7 @@ class Duties:
         self._metrics = metrics
         self._library: LibraryDesk | None = None
         self._swarm_id = SwarmId("")
+        self._outbox: Outbox | None = None
         self._letters: Sequence[BaseRoute] = ()
         self._meaning: Callable[[str], str] = str
         oidc = config.oidc
@@ -158,6 +161,11 @@ class Duties:
             office=office,
         )
         await parts.start(self.orchestrator.run)
+        if (hook := read_hook(self._config.usage, shared=store.shared)) and isinstance(store, SqlStore):
+            outbox = self._outbox = Outbox(store.database)
+            counts = self._metrics.usage
+            delivery = Delivery(hook, outbox, now=store.now, wall=time.time, metrics=counts)
+            await parts.start(delivery.run)
 
     async def _keep_letters(
         self, store: Store, *, task_status: trio.TaskStatus[Office] = trio.TASK_STATUS_IGNORED
@@ -226,7 +234,7 @@ class Duties:
             *library,
             *self._letters,
             *tenant_routes(self._tenants),
-            usage_routes(self.orchestrator, swarm_id),
+            usage_routes(self.orchestrator, swarm_id, self._outbox),
         ]
 
     async def drain(self, limit_s: float) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from p2p.messages import SignedReceipt
 from p2p.wire import decode
-from tetherd.store.database import Script, SqlRow, Statement, placeholders
+from tetherd.store.database import Script, Statement, placeholders
 from tetherd.store.job_rows import select
 from tetherd.store.jobs import LEASE_S
+from tetherd.store.outbox import write_events
 from tetherd.store.protocol import JobRecord, UsageRow
+from tetherd.store.usage_rows import COLUMNS, usage_row, usage_values
 
 KEEP_USAGE_S: Final = 400 * 86_400.0
 """A year, and time to bill it."""
@@ -23,9 +21,6 @@ FINAL_S: Final = LEASE_S + 1.0
 """After a job's end its bill stands still."""
 OVERLAP_S: Final = 120.0
 """How late an end may become known here: from another candidate, or from a leader's slow commit."""
-
-_COLUMNS: Final = tuple(item.name for item in fields(UsageRow))
-_DECODER: Final = msgspec.json.Decoder(tuple[bytes, ...])
 
 
 def usage_of(row: JobRecord) -> UsageRow:
@@ -50,7 +45,7 @@ def usage_of(row: JobRecord) -> UsageRow:
 
 
 def write_usage(since: float, now: float) -> Script[float]:
-    """Write what became final, and return from when on the next look has to go."""
+    """Write what became final, with an event for whoever bills, and return from when on the next look has to go."""
     where = (
         "WHERE ended >= ? AND ended <= ? AND NOT EXISTS (SELECT 1 FROM usage WHERE usage.job = jobs.job) "
         "ORDER BY ended, job LIMIT ?"
@@ -58,13 +53,14 @@ def write_usage(since: float, now: float) -> Script[float]:
     until = now - FINAL_S
     rows = yield from select(where, since, until, AT_ONCE)
     if rows:
-        one = f"({placeholders(len(_COLUMNS))})"
-        values = [value for row in rows for value in _values(usage_of(row))]
-        yield Statement(
-            f"INSERT INTO usage ({', '.join(_COLUMNS)}) VALUES {', '.join([one] * len(rows))} "
-            "ON CONFLICT (job) DO NOTHING",
+        one = f"({placeholders(len(COLUMNS))})"
+        values = [value for row in rows for value in usage_values(usage_of(row))]
+        written = yield Statement(
+            f"INSERT INTO usage ({', '.join(COLUMNS)}) VALUES {', '.join([one] * len(rows))} "
+            "ON CONFLICT (job) DO NOTHING RETURNING job",
             values,
         )
+        yield from write_events([bytes(row[0]) for row in written], now)
     yield Statement("DELETE FROM usage WHERE ended < ?", (now - KEEP_USAGE_S,))
     last = rows[-1].ended if len(rows) == AT_ONCE else until
     assert last is not None
@@ -73,19 +69,8 @@ def write_usage(since: float, now: float) -> Script[float]:
 
 def read_usage(since: float, until: float, after: bytes, limit: int) -> Script[list[UsageRow]]:
     rows = yield Statement(
-        f"SELECT {', '.join(_COLUMNS)} FROM usage WHERE ended >= ? AND ended < ? AND (ended > ? OR job > ?) "
+        f"SELECT {', '.join(COLUMNS)} FROM usage WHERE ended >= ? AND ended < ? AND (ended > ? OR job > ?) "
         "ORDER BY ended, job LIMIT ?",
         (since, until, since, after, limit),
     )
-    return [_record(row) for row in rows]
-
-
-def _record(row: SqlRow) -> UsageRow:
-    *plain, disputed, receipts = row
-    values: list[Any] = [*plain, bool(disputed), _DECODER.decode(receipts)]
-    return UsageRow(*values)
-
-
-def _values(row: UsageRow) -> Sequence[Any]:
-    values = [getattr(row, name) for name in _COLUMNS[:-2]]
-    return [*values, int(row.disputed), msgspec.json.encode(row.receipts).decode()]
+    return [usage_row(row) for row in rows]

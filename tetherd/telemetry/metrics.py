@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tetherd import __version__
+from tetherd.telemetry.ledger_metrics import LetterCounters, UsageCounters
 
 HOP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 TOKEN_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -29,6 +30,7 @@ class Metrics:
         self.gateway = GatewayCounters(self.registry)
         self.orchestrator = OrchestratorCounters(self.registry)
         self.letters = LetterCounters(self.registry)
+        self.usage = UsageCounters(self.registry)
         self.worker = WorkerCounters(self.registry)
         self.models = ModelCounters(self.registry)
         self.room = RoomCounters(self.registry)
@@ -237,30 +239,6 @@ class OrchestratorCounters:
 
     def copied(self, acknowledged: bool) -> None:
         self._copied.labels("yes" if acknowledged else "no").inc()
-
-
-class LetterCounters:
-    """Implements tetherd.dead_letters.shelf.LetterMetrics."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._added = Counter(
-            "tether_dead_letters", "Dead letters that came, by cause.", ["cause"], registry=registry
-        )
-        self._kept = Gauge("tether_dead_letters_kept", "Dead letters there are.", registry=registry)
-        self._waiting = Gauge(
-            "tether_dead_letters_waiting", "Dead letters that wait for Redis.", registry=registry
-        )
-        self._held = Gauge("tether_inputs_quarantined", "Inputs that are refused.", registry=registry)
-
-    def letter_added(self, cause: str) -> None:
-        self._added.labels(cause).inc()
-
-    def letters(self, kept: int, waiting: int) -> None:
-        self._kept.set(kept)
-        self._waiting.set(waiting)
-
-    def quarantined(self, inputs: int) -> None:
-        self._held.set(inputs)
 
 
 class WorkerCounters:

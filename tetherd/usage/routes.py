@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -13,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from p2p.errors import CONFIG_INVALID, FIELD_INVALID, TetherError
+from p2p.errors import CONFIG_INVALID, FIELD_INVALID, NOT_FOUND, TetherError
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
 from tetherd.admin import Json, answered
+from tetherd.store.outbox import Outbox
 from tetherd.store.protocol import UsageRow
 from tetherd.usage.proof import Proofs, proof_of, signers
 from tetherd.usage.report import Report
@@ -42,7 +44,11 @@ class Books(Protocol):
     def credentials(self, peers: Iterable[PeerId]) -> dict[PeerId, bytes]: ...
 
 
-def usage_routes(books: Books, swarm_id: SwarmId) -> Mount:
+def usage_routes(
+    books: Books, swarm_id: SwarmId, outbox: Outbox | None = None, now: Callable[[], float] = time.time
+) -> Mount:
+    """outbox: of the usage webhook, if there is one; now: ledger seconds."""
+
     async def report(request: Request) -> Json:
         by = request.query_params.get("by", "tenant,model,day").split(",")
         found = Report([name for name in by if name])
@@ -70,14 +76,31 @@ def usage_routes(books: Books, swarm_id: SwarmId) -> Mount:
             raise TetherError(CONFIG_INVALID, NEEDS_SHARED, field="store")
         return StreamingResponse(_lines(books, *_span(request)), media_type="application/x-ndjson")
 
+    async def webhook(_request: Request) -> Json:
+        backlog = await _opened(outbox).backlog()
+        since = backlog.oldest if backlog.waiting else None
+        return {"waiting": backlog.waiting, "dead": backlog.dead, "oldest": since, "cause": backlog.cause}
+
+    async def retry(_request: Request) -> Json:
+        return {"retried": await _opened(outbox).revive(now())}
+
     return Mount(
         "/usage",
         routes=[
             Route("/", answered(report)),
             Route("/receipts", answered(receipts)),
             Route("/rows", answered(rows)),
+            Route("/webhook", answered(webhook), methods=["GET"]),
+            Route("/webhook", answered(retry), methods=["POST"]),
         ],
     )
+
+
+def _opened(outbox: Outbox | None) -> Outbox:
+    if outbox is None:
+        detail = "This orchestrator has no usage webhook: start it with --usage-webhook URL."
+        raise TetherError(NOT_FOUND, detail, field="webhook")
+    return outbox
 
 
 async def _lines(books: Books, since: float, until: float) -> AsyncIterator[bytes]:
