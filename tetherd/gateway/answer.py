@@ -69,6 +69,9 @@ class Delta:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
 
+    def with_next(self, other: Delta) -> Delta:
+        return Delta(self.text + other.text, self.token_ids + other.token_ids, self.logprobs + other.logprobs)
+
 
 @dataclass(frozen=True, slots=True)
 class End:

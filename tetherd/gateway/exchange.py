@@ -104,6 +104,7 @@ class Exchange:
         self._parts = parts
         self._dispatch = Dispatch(parts.settings, order.max_tokens, parts.draw)
         self._send, self._receive = trio.open_memory_channel[Delta | End](BUFFERED)
+        self._held: Delta | End | None = None
         self._known = trio.Event()
         self._started: Started | None = None
         self._failure: TetherError | None = None
@@ -130,12 +131,24 @@ class Exchange:
         return self
 
     async def __anext__(self) -> Delta | End:
+        """What has come by now in one piece: a client that is written to late is written to once."""
         try:
-            return await self._receive.receive()
+            item = self._held or await self._receive.receive()
         except trio.EndOfChannel:
             if self._failure is not None:
                 raise self._failure from None
             raise StopAsyncIteration from None
+        self._held = None
+        while isinstance(item, Delta):
+            try:
+                following = self._receive.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+            if not isinstance(following, Delta):
+                self._held = following
+                break
+            item = item.with_next(following)
+        return item
 
     # ── Its life ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -277,10 +290,17 @@ class Exchange:
                 case Emit(text, ids, logprobs):
                     chunks.patience_s = settings.stall_s
                     self._time(len(ids))
-                    await self._send.send(Delta(text, ids, logprobs))
+                    await self._hand_on(Delta(text, ids, logprobs))
                 case ending:
                     return ending
         return None
+
+    async def _hand_on(self, delta: Delta) -> None:
+        """Without a turn of the loop while there is room, so that chunks that came together go on together."""
+        try:
+            self._send.send_nowait(delta)
+        except trio.WouldBlock:
+            await self._send.send(delta)
 
     def _announce(self, granted: Granted, prompt_tokens: int) -> None:
         if self._started is None:

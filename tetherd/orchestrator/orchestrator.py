@@ -182,7 +182,7 @@ class Orchestrator:
                 await self._registers.heard()
                 await self._desk.admit(request, gateway)
                 placement = await self._placements.place(gateway, request)
-                placement = replace(placement, rates=await self._rates(request))
+                placement = replace(placement, rates=self._rates(request))
             except TetherError as error:
                 self._metrics.placed(error.code.name, trio.current_time() - began)
                 _log.info("job.refused", job=job, code=error.code.name, trace_id=request.trace_id)
@@ -193,12 +193,12 @@ class Orchestrator:
     def _terms(self, request: PlacementRequest) -> tuple[Terms, ...]:
         return self._quotas.terms(request, self._desk.register)
 
-    async def _rates(self, request: PlacementRequest) -> Rates | None:
+    def _rates(self, request: PlacementRequest) -> Rates | None:
         """What is left of the tighter minute: the tenant's, or its key's."""
         limits = {one.subject: one.limits for one in self._terms(request) if one.limits.paced}
         if not limits:
             return None
-        now, books = self._now(), await self._store.accounts(list(limits))
+        now, books = self._now(), self._store.seen(list(limits))
         told = [rates(one.at(limits[one.subject], now), limits[one.subject]) for one in books]
         return tightest(told)
 

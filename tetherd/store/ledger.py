@@ -45,6 +45,7 @@ class SqlStore:
         self._metered = Batcher(self._carry_out_metered)
         self.reports: Final = Reports(database, replica)
         self._usage_since = 0.0
+        self._seen: dict[str, Account] = {}
 
     async def claim(
         self, wanted: JobRecord, attempt: AttemptRecord, *, now: float, terms: Sequence[Terms] = ()
@@ -83,7 +84,8 @@ class SqlStore:
                 return None, False
             return jobs.settle(stored, attempt, end, bill, first_token, cause, now)
 
-        return bool(await self._change(Change(job, rule)))
+        one = Change(job, rule)  # where books are kept, most jobs that end are in them: one trip less
+        return bool(await (self._metered.carry_out(one) if self._seen else self._change(one)))
 
     async def adopt(self, row: JobRecord) -> bool:
         _check_text(row)
@@ -131,6 +133,9 @@ class SqlStore:
     async def accounts(self, subjects: Sequence[str]) -> Sequence[Account]:
         return await self.database.each(lambda: read_accounts(subjects))
 
+    def seen(self, subjects: Sequence[str]) -> Sequence[Account]:
+        return [self._seen[name] for name in subjects if name in self._seen]
+
     async def usage_rows(
         self, since: float, until: float, *, after: bytes = b"", limit: int = 1_000
     ) -> Sequence[UsageRow]:
@@ -177,9 +182,13 @@ class SqlStore:
         """Raises TetherError(LEDGER_UNAVAILABLE) when other leaders change the same jobs again and again."""
         for _ in range(OVERTAKEN):
             try:
-                return await self.database.transact(lambda: metered(changes, self.database.dialect))
+                outcomes, books = await self.database.transact(
+                    lambda: metered(changes, self.database.dialect)
+                )
             except Overtaken:
                 continue
+            self._seen |= books
+            return outcomes
         detail = "Other orchestrators change the same jobs."
         raise TetherError(LEDGER_UNAVAILABLE, detail, retry_after_s=1.0)
 

@@ -118,6 +118,9 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return [self._accounts[name] for name in sorted({*subjects} & self._accounts.keys())]
 
+    def seen(self, subjects: Sequence[str]) -> Sequence[Account]:
+        return [self._accounts[name] for name in subjects if name in self._accounts]
+
     async def usage_rows(
         self, since: float, until: float, *, after: bytes = b"", limit: int = 1_000
     ) -> Sequence[UsageRow]:

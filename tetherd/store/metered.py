@@ -28,8 +28,13 @@ class Overtaken(Exception):
     """Another leader changed one of the rows between reading and writing."""
 
 
-def metered(changes: Sequence[Change], dialect: Dialect) -> Script[list[outcome.Outcome[Any]]]:
-    """Apply the changes in order, and say what came of each. Has to run as one transaction. Raises Overtaken."""
+def metered(
+    changes: Sequence[Change], dialect: Dialect
+) -> Script[tuple[list[outcome.Outcome[Any]], dict[str, Account]]]:
+    """Apply the changes in order, and say what came of each, and how the books stand then.
+
+    Has to run as one transaction. Raises Overtaken.
+    """
     known = yield from load({one.job for one in changes})
     held = {name for row, _ in known.values() if row.hold for name in row.hold.subjects}
     asked = {terms.subject for one in changes for terms in one.terms}
@@ -51,7 +56,7 @@ def metered(changes: Sequence[Change], dialect: Dialect) -> Script[list[outcome.
     if (yield from write(wanted)):
         raise Overtaken
     yield from _save([account for account in accounts.values() if account != before[account.subject]])
-    return outcomes
+    return outcomes, accounts
 
 
 def booked(

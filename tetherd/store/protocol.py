@@ -209,6 +209,10 @@ class Store(Protocol):
         """The books of those subjects that have any."""
         ...
 
+    def seen(self, subjects: Sequence[str]) -> Sequence[Account]:
+        """The same as this process last saw them committed, without a trip: to tell clients, not to decide."""
+        ...
+
     async def usage_rows(
         self, since: float, until: float, *, after: bytes = b"", limit: int = 1_000
     ) -> Sequence[UsageRow]:

@@ -44,6 +44,7 @@ class ReplicatedStore:
         self.find = inner.find
         self.recent = inner.recent
         self.accounts = inner.accounts
+        self.seen = inner.seen
         self.usage_rows = inner.usage_rows
         self.close = inner.close
 

@@ -123,15 +123,18 @@ async def test_the_same_key_in_flight_is_refused_and_another_request_under_it_is
                 assert caught.value.code is code
 
 
-async def test_a_reader_that_pauses_for_a_minute_gets_the_whole_answer(autojump_clock: MockClock) -> None:
+async def test_a_reader_that_pauses_for_a_minute_gets_the_whole_answer_and_what_came_meanwhile_in_one_piece(
+    autojump_clock: MockClock,
+) -> None:
     async with region() as here:
-        texts: list[str] = []
+        pieces: list[Delta] = []
         async with here.gateway.submit(QUESTION) as answer:
             async for item in answer:
                 if isinstance(item, Delta):
-                    texts.append(item.text)
+                    pieces.append(item)
                     await trio.sleep(60.0)
-        assert "".join(texts) == TEXT
+        assert "".join(piece.text for piece in pieces) == TEXT
+        assert len(pieces) <= 2 < sum(len(piece.token_ids) for piece in pieces)
 
 
 async def test_an_unknown_model_is_told_with_those_there_are(autojump_clock: MockClock) -> None:

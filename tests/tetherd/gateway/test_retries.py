@@ -52,6 +52,8 @@ async def test_a_retry_is_a_new_job_whose_answer_is_for_who_asks_again_under_the
         again = await retry(here, job)
         assert again != job
         await told(here, 2)
+        while here.gateway.running:  # noqa: ASYNC110 as in `told`, until its answer is kept
+            await trio.sleep(0.01)
         assert (here.leader.settled[1].job, here.leader.settled[1].end) == (again, "done")
         sampled = sum(worker.sampled for worker in here.workers)
         assert (await here.answer(KEYED))[0] == TEXT

@@ -73,6 +73,17 @@ async def test_the_worst_case_is_reserved_and_the_actual_settled(store: Store) -
     assert (account.reserved_micros, account.settled_micros) == (0, 12)
 
 
+async def test_what_clients_are_told_is_what_was_committed_last(store: Store) -> None:
+    limits = Limits(requests_per_minute=5)
+    assert store.seen([ACME]) == []
+    row = await claim(store, held(1), limits)
+    assert store.seen([ACME, "tenant:other"]) == await store.accounts([ACME])
+    await refused(store, held(2), Limits(concurrency=1))
+    assert store.seen([ACME]) == await store.accounts([ACME])
+    await settle(store, row, Bill(5, 7, {1: 7}))
+    assert store.seen([ACME]) == await store.accounts([ACME])
+
+
 async def test_what_does_not_fit_is_refused_and_leaves_no_trace(store: Store) -> None:
     limits = Limits(tokens_per_month=2 * WORST - 1)
     row = await claim(store, held(1), limits)
