@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cyclopts import App
 
-from cli import show
+from cli import policies, show
 from cli.context import context, printed
 from cli.control import error_in
 from p2p.errors import FIELD_INVALID, TetherError
@@ -27,6 +27,8 @@ models: Final = App(name="models", help="The models that the region serves, and 
 def add_to(app: App) -> None:
     for command in (publish, pull, catalogue, alias):
         app.command(command)
+    models.command(policies.policy)
+    models.command(policies.policies)
     for group in (models, cache, trust):
         app.command(group)
 

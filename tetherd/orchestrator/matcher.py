@@ -28,7 +28,7 @@ class Wish:
     """What a job asks of a worker. version, digest: "" is any; exclude: those that failed this job.
 
     exact: one whose answers are reproducible to the bit, if one has room; prefixes: digests of how it begins, the
-    shortest first.
+    shortest first; only: the workers that may have it, None: any.
     """
 
     job: bytes
@@ -38,6 +38,7 @@ class Wish:
     exclude: frozenset[PeerId] = frozenset()
     exact: bool = False
     prefixes: tuple[bytes, ...] = ()
+    only: frozenset[PeerId] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,11 @@ class NoMatch:
 
 def match(wish: Wish, workers: Iterable[WorkerState]) -> Match | NoMatch:
     """Rank the workers for a job. Of several manifests, those with the newest version by name count."""
-    able = [(worker, served) for worker in workers if (served := served_by(worker, wish)) is not None]
+    able = [
+        (worker, served)
+        for worker in workers
+        if (served := served_by(worker, wish)) is not None and (wish.only is None or worker.peer in wish.only)
+    ]
     if not able:
         return NoMatch("unserved")
     allowed = [choice for choice in able if choice[0].peer not in wish.exclude]

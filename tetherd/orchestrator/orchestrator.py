@@ -43,6 +43,7 @@ from tetherd.orchestrator.settling import Settlements
 from tetherd.orchestrator.shapes import job_shape, why_shape
 from tetherd.orchestrator.workforce import Workforce
 from tetherd.quotas.account import rates, tightest
+from tetherd.quotas.policies import Rule, rule_of
 from tetherd.store.protocol import JobRecord, Store, Terms, UsageRow
 from tetherd.store.replicated import ReplicatedStore
 from tetherd.tenants.desk import MemoryKeeper, TenantDesk
@@ -107,7 +108,8 @@ class Orchestrator:
             draw=draw,
             metrics=metrics,
             terms=self._terms,
-            hold=quotas.hold,
+            hold=lambda request, terms: quotas.hold(request, terms, self._rule(request)),
+            only=lambda request: self._rule(request).workers,
             weight=lambda tenant: quotas.weight(tenant, self._desk.register),
         )
         self._settlements = Settlements(
@@ -181,6 +183,8 @@ class Orchestrator:
                 self._office.check(request.input)
                 await self._registers.heard()
                 await self._desk.admit(request, gateway)
+                rule, region = self._rule(request), self._swarm.region
+                rule.check(request.tenant_id, region, request.max_tokens)
                 placement = await self._placements.place(gateway, request)
                 placement = replace(placement, rates=self._rates(request))
             except TetherError as error:
@@ -192,6 +196,9 @@ class Orchestrator:
 
     def _terms(self, request: PlacementRequest) -> tuple[Terms, ...]:
         return self._quotas.terms(request, self._desk.register)
+
+    def _rule(self, request: PlacementRequest) -> Rule:
+        return rule_of(self._desk.register.policies, request.model_id, request.tenant_id)
 
     def _rates(self, request: PlacementRequest) -> Rates | None:
         """What is left of the tighter minute: the tenant's, or its key's."""

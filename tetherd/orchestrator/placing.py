@@ -63,7 +63,10 @@ _log: Final = structlog.get_logger()
 
 
 class Placements:
-    """now: unix seconds, the ledger's time; draw: 16 random bytes, a grant's id; terms, hold, weight: of quotas."""
+    """now: unix seconds, the ledger's time; draw: 16 random bytes, a grant's id; terms, hold, weight: of quotas.
+
+    only: the workers that a policy allows; None: any.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Placements:
         terms: Callable[[PlacementRequest], tuple[Terms, ...]] = lambda _request: (),
         hold: Callable[[PlacementRequest, tuple[Terms, ...]], Hold | None] = lambda _request, _terms: None,
         weight: Callable[[str], int] = lambda _tenant: 1,
+        only: Callable[[PlacementRequest], frozenset[PeerId] | None] = lambda _request: None,
     ) -> None:
         self._key = key
         self._papers = papers
@@ -94,6 +98,7 @@ class Placements:
         self._terms = terms
         self._hold = hold
         self._weight = weight
+        self._only = only
         self._room = WaitingRoom(workforce, metrics)
 
     async def run(self) -> None:
@@ -117,6 +122,7 @@ class Placements:
             excluded,
             request.exact,
             request.prefixes,
+            self._only(request),
         )
         while True:
             seat = await self._room.seat(
@@ -151,6 +157,9 @@ class Placements:
             case "excluded" | "broken":
                 detail = f"Every worker of region {region} that serves {model!r} has failed lately."
                 return TetherError(NO_WORKER, detail, retry_after_s=RETRY_AFTER_S)
+            case "unserved" if wish.only is not None:
+                detail = f"None of the workers that the policy of {model!r} allows serves it in region {region} now."
+                return TetherError(NO_WORKER, detail, field="model", retry_after_s=RETRY_AFTER_S)
             case "unserved":
                 if self._workforce.knew(wish.model):
                     detail = f"No worker of region {region} serves {model!r} now; one did a while ago."

@@ -11,6 +11,7 @@ from p2p.messages import PlacementRequest
 from tetherd.quotas.hold import Hold
 from tetherd.quotas.limits import FREE, UNLIMITED, Limits, Price, check_limits, read_price
 from tetherd.quotas.money import micros
+from tetherd.quotas.policies import Rule
 from tetherd.store.protocol import Terms
 from tetherd.tenants.register import Register
 
@@ -72,10 +73,13 @@ class Quotas:
         known = register.tenants.get(tenant)
         return known.limits.weight if known else self.defaults.weight
 
-    def hold(self, request: PlacementRequest, terms: tuple[Terms, ...]) -> Hold | None:
+    def hold(
+        self, request: PlacementRequest, terms: tuple[Terms, ...], rule: Rule | None = None
+    ) -> Hold | None:
         """The worst case: the whole prompt and the longest answer, at the model's price."""
         named = f"{request.model_id}@{request.version}"
         price = self.prices.get(named) or self.prices.get(request.model_id, FREE)
+        price = rule.price(price) if rule else price
         if not terms and price == FREE:
             return None
         return Hold(

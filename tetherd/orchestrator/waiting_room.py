@@ -7,6 +7,7 @@ from typing import Final
 
 import trio
 
+from p2p.identity import PeerId
 from tetherd.orchestrator.fair_queue import FairQueue
 from tetherd.orchestrator.flow import Flow
 from tetherd.orchestrator.matcher import Match, NoMatch, Wish, match
@@ -106,10 +107,10 @@ class WaitingRoom:
     def _serve(self) -> None:
         """Give what there is to those who are due, and tell those whom waiting cannot help."""
         states = self._workforce.states()
-        hopeless: set[tuple[str, str, str]] = set()
+        hopeless: set[tuple[str, str, str, frozenset[PeerId] | None]] = set()
         for waiter in list(self._queue.in_order()):
             wish = waiter.wish
-            kind = wish.model, wish.version, wish.digest
+            kind = wish.model, wish.version, wish.digest, wish.only
             if kind in hopeless and not wish.exclude:
                 continue
             found = match(wish, states.values())

@@ -16,6 +16,7 @@ from msgspec.structs import fields, replace
 
 from p2p.errors import OUT_OF_RANGE, TetherError
 from tetherd.quotas.limits import Limits
+from tetherd.quotas.policies import Policy
 from tetherd.store.database import Database, Script, SqlRow, Statement, placeholders
 from tetherd.tenants.keys import prefix_of
 from tetherd.tenants.register import MAX_KEYS, MAX_TENANTS, ApiKey, Records, Register, Tenant
@@ -29,6 +30,7 @@ _LIMITS: Final = tuple(one.name for one in fields(Limits))
 _TENANT: Final = ("tenant", "name", "created", "changed", "disabled")
 _KEY: Final = ("key_id", "tenant", "hash", "created", "changed", "scopes", "expires", "revoked", "last_used")
 _SCOPES: Final = msgspec.json.Decoder(tuple[str, ...])
+_POLICY: Final = msgspec.json.Decoder(Policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class MemoryRegister:
 
     async def join(self, records: Records) -> None:
         await trio.lowlevel.checkpoint()
-        joined = self._register.joined(records.tenants, records.keys)
+        joined = self._register.joined(records.tenants, records.keys, records.policies)
         if joined != self._register:
             self._register, self._revision = joined, self._revision + 1
 
@@ -90,7 +92,7 @@ class SqlRegister:
         return await self._database.each(lambda: _changes(after))
 
     async def join(self, records: Records) -> None:
-        if records.tenants or records.keys:
+        if records != Records():
             await self._database.transact(lambda: _join(records))
 
     async def used(self, dates: Mapping[str, float]) -> None:
@@ -104,7 +106,8 @@ def _changes(after: int) -> Script[Changes]:
         return Changes(after, Records())
     tenants = yield from _tenants("revision > ?", after)
     keys = yield from _keys("revision > ?", after)
-    return Changes(int(revision), Records(tuple(tenants), tuple(keys)))
+    policies = yield from _policies("revision > ?", after)
+    return Changes(int(revision), Records(tuple(tenants), tuple(keys), tuple(policies)))
 
 
 def _join(records: Records) -> Script[None]:
@@ -116,8 +119,9 @@ def _join(records: Records) -> Script[None]:
         known_tenants += yield from _tenants(f"tenant IN ({placeholders(len(some))})", *some)
     for some in _in_parts(keys):
         known_keys += yield from _keys(f"key_id IN ({placeholders(len(some))})", *some)
-    there = Register().joined(known_tenants, known_keys)
-    joined = there.joined(records.tenants, records.keys)
+    known_policies = (yield from _policies("revision > ?", -1)) if records.policies else []
+    there = Register().joined(known_tenants, known_keys, known_policies)
+    joined = there.joined(records.tenants, records.keys, records.policies)
     new_tenants = [one for name, one in joined.tenants.items() if there.tenants.get(name) != one]
     new_keys = [one for key_id, one in joined.keys.items() if there.keys.get(key_id) != one]
     yield from _write(
@@ -131,6 +135,13 @@ def _join(records: Records) -> Script[None]:
     for some in _in_parts([subject for subject, one in limits.items() if one == Limits()]):
         yield Statement(f"DELETE FROM limits WHERE subject IN ({placeholders(len(some))})", some)
     yield from _write("limits", ("subject", *_LIMITS), said)
+    new_policies = [one for name, one in joined.policies.items() if there.policies.get(name) != one]
+    for one in new_policies:
+        yield Statement(
+            "INSERT INTO policies VALUES (?, ?, ?, ?, ?) ON CONFLICT (model, tenant) DO UPDATE SET "
+            "changed = excluded.changed, said = excluded.said, revision = excluded.revision",
+            (one.model, one.tenant, one.changed, msgspec.json.encode(one).decode(), revision),
+        )
     ((many_tenants, many_keys),) = yield Statement(
         "SELECT (SELECT count(*) FROM tenants), (SELECT count(*) FROM api_keys)"
     )
@@ -171,6 +182,11 @@ def _keys(where: str, *values: Any) -> Script[list[ApiKey]]:
         f"SELECT {columns} FROM api_keys LEFT JOIN limits ON subject = 'key:' || key_id WHERE {where}", values
     )
     return [_key(row) for row in rows]
+
+
+def _policies(where: str, *values: Any) -> Script[list[Policy]]:
+    rows = yield Statement(f"SELECT said FROM policies WHERE {where}", values)
+    return [_POLICY.decode(row[0]) for row in rows]
 
 
 def _key(row: SqlRow) -> ApiKey:

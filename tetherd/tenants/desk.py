@@ -20,6 +20,7 @@ from p2p.identity import PeerId
 from p2p.messages import PlacementRequest
 from tetherd.identity.tokens import OIDC, Tokens
 from tetherd.quotas.limits import Limits, check_limits
+from tetherd.quotas.policies import Policy, changed_policy, check_policy
 from tetherd.store.register import USED_EVERY_S, RegisterTable
 from tetherd.tenants.keys import KEY_ID_BYTES, SECRET_BYTES, TENANT, hash_of, make_key, prefix_of
 from tetherd.tenants.register import (
@@ -118,7 +119,7 @@ class TenantDesk:
             raise
         changes = await self._table.changes(self._read)
         async with self._turn:
-            await self._keep(self.register.joined(changes.records.tenants, changes.records.keys))
+            await self._keep(self.register.joined(*_parts(changes.records)))
             self._read = max(self._read, changes.revision)
 
     # ── For the orchestrator ─────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +153,7 @@ class TenantDesk:
     async def take(self, records: Records) -> None:
         """Join what another candidate has, or what changed here."""
         async with self._turn:
-            joined = self.register.joined(records.tenants, records.keys)
+            joined = self.register.joined(*_parts(records))
             if joined != self.register:
                 with trio.CancelScope(shield=True):
                     if self._table is not None:
@@ -222,6 +223,26 @@ class TenantDesk:
         after_ = replace(limits, **{name: value or defaults[name] for name, value in changes.items()})
         check_limits(after_, shared=self.shared)
         return after_
+
+    def policies(self) -> list[dict[str, Any]]:
+        known = self.register.records().policies
+        return [policy.shape() for policy in known if not policy.says_nothing]
+
+    async def set_policy(self, model: str, tenant: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change what holds of a model, for all ("") or one tenant; no changes: take it all back.
+
+        Raises TetherError(NOT_FOUND | FIELD_INVALID | OUT_OF_RANGE | CONFIG_INVALID).
+        """
+        for name in (tenant, *changes.get("allow_tenants", ()), *changes.get("deny_tenants", ())):
+            if name not in ("", LOCAL):
+                self._tenant(name)
+        there = self.register.policies.get((model, tenant)) or Policy(model, tenant)
+        changed = changed_policy(there, changes) if changes else Policy(model, tenant)
+        policy = replace(changed, changed=after(there, self._now()))
+        check_policy(policy, shared=self.shared)
+        await self.take(Records(policies=(policy,)))
+        _log.info("policy.changed", model=model, tenant=tenant)
+        return policy.shape()
 
     def keys(self, tenant: str = "") -> list[dict[str, Any]]:
         """All keys, or one tenant's. Raises TetherError(NOT_FOUND)."""
@@ -303,6 +324,10 @@ class TenantDesk:
             "expires": key.expires,
             "lastUsed": self._last_used(key),
         }
+
+
+def _parts(records: Records) -> tuple[tuple[Tenant, ...], tuple[ApiKey, ...], tuple[Policy, ...]]:
+    return records.tenants, records.keys, records.policies
 
 
 def _is_scope(scope: str) -> bool:

@@ -1,4 +1,4 @@
-"""The register of tenants and their keys: records, how two copies of one are joined, and what a request may. Pure.
+"""The register of tenants, their keys and models' policies: records, how copies are joined, what a request may. Pure.
 
 Candidates change records on their own and meet later. The later change wins, except that what is revoked stays so; so
 any order and repetition of joins ends in the same register everywhere.
@@ -19,6 +19,7 @@ from p2p.identity import PeerId
 from p2p.messages import Message, PlacementRequest
 from p2p.wire import encode
 from tetherd.quotas.limits import Limits
+from tetherd.quotas.policies import MAX_POLICIES, Policies, Policy
 from tetherd.tenants.keys import TENANT, proof_of
 
 LOCAL: Final = "local"
@@ -61,9 +62,10 @@ class Records(Message, frozen=True):
 
     tenants: tuple[Tenant, ...] = ()
     keys: tuple[ApiKey, ...] = ()
+    policies: tuple[Policy, ...] = ()
 
 
-_Record = TypeVar("_Record", Tenant, ApiKey)
+_Record = TypeVar("_Record", Tenant, ApiKey, Policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,17 @@ class Register:
 
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    policies: Policies = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Records) -> Register:
-        return cls().joined(records.tenants, records.keys)
+        return cls().joined(records.tenants, records.keys, records.policies)
 
-    def joined(self, tenants: Iterable[Tenant] = (), keys: Iterable[ApiKey] = ()) -> Register:
+    def joined(
+        self, tenants: Iterable[Tenant] = (), keys: Iterable[ApiKey] = (), policies: Iterable[Policy] = ()
+    ) -> Register:
         """With these records in it. Raises TetherError(OUT_OF_RANGE | FORBIDDEN) for what no register may hold."""
-        after_tenants, after_keys = dict(self.tenants), dict(self.keys)
+        after_tenants, after_keys, after_policies = dict(self.tenants), dict(self.keys), dict(self.policies)
         for tenant in tenants:
             if TENANT.fullmatch(tenant.tenant) is None or tenant.tenant == LOCAL:
                 raise TetherError(FORBIDDEN, f"{tenant.tenant[:40]!r} cannot be a tenant.", field="tenant")
@@ -89,16 +94,22 @@ class Register:
             if there is not None and (there.tenant, there.hash) != (key.tenant, key.hash):
                 raise TetherError(FORBIDDEN, "A key's id belongs to one key.", field="key")
             after_keys[key.key_id] = _joined_key(there, key)
+        for policy in policies:
+            name = policy.model, policy.tenant
+            after_policies[name] = _later(after_policies.get(name), policy)
+        if len(after_policies) > MAX_POLICIES:
+            raise TetherError(OUT_OF_RANGE, f"At most {MAX_POLICIES} policies are kept.")
         if len(after_tenants) > MAX_TENANTS or len(after_keys) > MAX_KEYS:
             detail = f"At most {MAX_TENANTS} tenants and {MAX_KEYS} keys are kept."
             raise TetherError(OUT_OF_RANGE, detail)
-        return Register(after_tenants, after_keys)
+        return Register(after_tenants, after_keys, after_policies)
 
     def records(self) -> Records:
         """In order, so that equal registers are equal bytes."""
         return Records(
             tuple(self.tenants[name] for name in sorted(self.tenants)),
             tuple(self.keys[key_id] for key_id in sorted(self.keys)),
+            tuple(self.policies[name] for name in sorted(self.policies)),
         )
 
     def digest(self) -> bytes:
@@ -149,7 +160,7 @@ def _later(there: _Record | None, other: _Record) -> _Record:
     return max(there, other, key=_age)
 
 
-def _age(record: Tenant | ApiKey) -> tuple[float, bytes]:
+def _age(record: Tenant | ApiKey | Policy) -> tuple[float, bytes]:
     """What a join changes by itself is left out: it must not decide the next one."""
     decisive = replace(record, revoked=None, last_used=None) if isinstance(record, ApiKey) else record
     return record.changed, encode(decisive)

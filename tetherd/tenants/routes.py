@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.routing import Route
 
+from p2p.errors import FIELD_INVALID, TetherError
 from tetherd.admin import Json, answered, read
 from tetherd.tenants.desk import DEFAULT_OVERLAP_S, TenantDesk
 
@@ -42,6 +43,29 @@ class LimitsOrder(_Order, frozen=True):
 
     def changes(self) -> dict[str, int]:
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class PolicyOrder(_Order, frozen=True):
+    """None: as it is; numbers below 0 and empty lists: no such rule. audit_consent: since when, unix seconds."""
+
+    model: str
+    tenant: str = ""
+    allow_tenants: tuple[str, ...] | None = None
+    deny_tenants: tuple[str, ...] | None = None
+    regions: tuple[str, ...] | None = None
+    workers: tuple[str, ...] | None = None
+    max_tokens: int | None = None
+    prompt_price: int | None = None
+    output_price: int | None = None
+    audit_consent: float | None = None
+    clear: bool = False
+
+    def changes(self) -> dict[str, Any]:
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return {} if self.clear else {name: said[name] for name in said if name not in _NO_CHANGE}
+
+
+_NO_CHANGE: Final = ("model", "tenant", "clear")
 
 
 class RotateOrder(_Order, frozen=True):
@@ -85,7 +109,19 @@ def tenant_routes(desk: TenantDesk) -> list[Route]:
     async def revoke(request: Request) -> Json:
         return await desk.revoke_key(_named(request))
 
+    async def policies(_request: Request) -> Json:
+        return desk.policies()
+
+    async def set_policy(request: Request) -> Json:
+        order = await read(request, PolicyOrder)
+        changes = order.changes()
+        if not changes and not order.clear:
+            raise TetherError(FIELD_INVALID, "The order changes nothing.", field="model")
+        return await desk.set_policy(order.model, order.tenant, changes)
+
     return [
+        Route("/policies", answered(policies), methods=["GET"]),
+        Route("/policies", answered(set_policy), methods=["POST"]),
         Route("/tenants", answered(tenants), methods=["GET"]),
         Route("/tenants", answered(create), methods=["POST"]),
         Route("/tenants/{name}", answered(show)),
