@@ -39,7 +39,7 @@ def publish(source: str, *, name: str = "", version: str = "", licence: str = ""
     Parameters
     ----------
     source
-        A GGUF file, hf:org/repo/file or https://….
+        A GGUF file, a folder of safetensors, hf:org/repo/file, https://… or s3://….
     name
         What clients ask for. Default: the file's name.
     version

@@ -19,6 +19,7 @@ from p2p.wire import encode
 ManifestDigest = NewType("ManifestDigest", str)
 """SHA-256 of the canonical manifest, hex."""
 
+EngineKind = Literal["llama.cpp", "torch"]
 READ_BYTES: Final = 1 << 20
 
 Progress = Callable[[int, int], None]
@@ -38,7 +39,7 @@ class Manifest(Message, frozen=True):
 
     name: str
     version: str
-    engine: Literal["llama.cpp"]
+    engine: EngineKind
     files: tuple[ManifestFile, ...]
     context_tokens: int
     chat_template: str = ""

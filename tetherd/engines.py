@@ -19,10 +19,11 @@ from inference.manifest import Manifest, Vouched, manifest_of, mark_of
 from inference.offer import Offer, Told
 from inference.quarantine import Quarantine
 from inference.sizing import LlamaSettings, least_bytes, plan_engine
+from p2p.errors import MODEL_INVALID, TetherError
 from tetherd.config import WorkerConfig
-from tetherd.registry.local import LocalModel
+from tetherd.registry.local import LocalModel, ModelFolder
 
-Located = LocalModel
+Located = LocalModel | ModelFolder
 """What --model named, once it is on this machine."""
 
 
@@ -37,7 +38,11 @@ class EngineTerms:
 
 def least_memory(model: Located) -> int:
     """Bytes without which there is no serving it; 0: it takes none of this machine's."""
-    return least_bytes(model.header)
+    match model:
+        case LocalModel():
+            return least_bytes(model.header)
+        case ModelFolder():
+            raise _no_engine(model)
 
 
 async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
@@ -45,7 +50,16 @@ async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
 
     Raises TetherError(MODEL_INVALID).
     """
-    return await _by_llama(model, terms, told)
+    match model:
+        case LocalModel():
+            return await _by_llama(model, terms, told)
+        case ModelFolder():
+            raise _no_engine(model)
+
+
+def _no_engine(model: ModelFolder) -> TetherError:
+    detail = f"{model.name} consists of safetensors, which no engine here serves yet."
+    return TetherError(MODEL_INVALID, detail, field="model")
 
 
 async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:

@@ -12,10 +12,10 @@ import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from inference.artifacts.chunks import Blob, check_blob
-from inference.manifest import Manifest, ManifestFile
+from inference.manifest import EngineKind, Manifest, ManifestFile
 from p2p.errors import MODEL_INVALID, SIGNER_UNTRUSTED, WRONG_SWARM, TetherError
 from p2p.identity import NodeKey, PeerId, public_key_of, verify
 from p2p.membership import SwarmId, swarm_id_of
@@ -27,7 +27,7 @@ MAX_RELEASE_BYTES: Final = 1 << 20
 MAX_TEXT_CHARS: Final = 256
 MAX_ORIGINS: Final = 8
 MAX_URL_CHARS: Final = 2_048
-SUFFIXES: Final = (".gguf", ".safetensors", ".json", ".model", ".txt")
+SUFFIXES: Final = (".gguf", ".safetensors", ".json", ".model", ".txt", ".jinja")
 """No format that runs code when it is opened, and what stands beside weights."""
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
@@ -52,7 +52,7 @@ class Release(Message, frozen=True):
     swarm_id: SwarmId
     name: str
     version: str
-    engine: Literal["llama.cpp"]
+    engine: EngineKind
     files: tuple[ReleaseFile, ...]
     context_tokens: int
     created: float

@@ -36,8 +36,7 @@ from inference.artifacts.release import (
     trust,
 )
 from inference.artifacts.shelf import Shelf
-from inference.gguf import GgufHeader, read_header
-from inference.safetensors import read_safetensors
+from inference.gguf import read_header
 from p2p.errors import (
     DIGEST_MISMATCH,
     MODEL_INVALID,
@@ -52,7 +51,8 @@ from p2p.rpc import Rpc
 from p2p.transport import Network
 from tetherd.config import ModelsConfig
 from tetherd.registry.catalogue import Catalogue, word_name
-from tetherd.registry.local import LocalModel, model_name
+from tetherd.registry.contents import Contents, check_files, main_file, read_contents
+from tetherd.registry.local import LocalModel, ModelFolder, linked, model_name
 from tetherd.registry.news import News
 from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Url, parse
 
@@ -112,7 +112,9 @@ class Library:
         self._now = now
         self._environ = environ
         self._downloads = folder / "downloads"
-        self._downloads.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._views = folder / "views"
+        for one in (self._downloads, self._views):
+            one.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.blobs = Blobs(folder, budget_bytes=limits.cache_bytes)
         up, down = Rate(limits.up_bytes_per_s, limits.now), Rate(limits.down_bytes_per_s, limits.now)
         self.shelf = Shelf(self.blobs, rpc, network, swarm_id, down=down, up=up, metrics=metrics)
@@ -135,34 +137,38 @@ class Library:
         """Whether all files of a release are here, whole."""
         return all(self.blobs.path(one.blob.sha256) for one in published.release.files)
 
-    async def get(self, name: str, version: str = "", told: Told = lambda _: None) -> LocalModel:
+    async def get(
+        self, name: str, version: str = "", told: Told = lambda _: None
+    ) -> LocalModel | ModelFolder:
         """A published model, fetched unless it is here. Raises TetherError(MODEL_NOT_FOUND | NO_SOURCE | …)."""
         published = await self.catalogue.resolve(name, version)
         release = published.release
         if release.retired:
             raise TetherError(MODEL_NOT_FOUND, f"{published.reference} was retired.", field="model")
-        paths = [await self._get_file(one, told) for one in release.files]
-        for path, one in zip(paths, release.files, strict=True):
-            if one.path.lower().endswith(".safetensors"):
-                await trio.to_thread.run_sync(read_safetensors, path)
+        files: dict[str, Path] = {}
+        before = 0
+        for one in release.files:
+            files[one.path] = await self._get_file(one, partial(_part, told, before, release.size))
+            before += one.blob.size
+        await trio.to_thread.run_sync(check_files, files)
         await self.catalogue.on_dht.put(published)
-        model = next(
-            (path for path, one in zip(paths, release.files, strict=True) if _is_model(one.path)), None
-        )
-        if model is None:
-            raise TetherError(MODEL_INVALID, f"{published.reference} has no GGUF file.", field="model")
-        header = await trio.to_thread.run_sync(read_header, model)
-        return LocalModel(model, release.name, release.version, header, release.manifest)
+        if (model := main_file(files)) is not None:
+            header = await trio.to_thread.run_sync(read_header, model)
+            return LocalModel(model, release.name, release.version, header, release.manifest)
+        folder = linked(self._views / release.manifest.digest[:32], files)
+        return ModelFolder(folder, release.name, release.version, release.manifest)
 
     async def publish(self, order: Order, told: Told = lambda _: None) -> Published:
         """Hash, sign, and offer to the swarm. Raises TetherError(SIGNER_UNTRUSTED | MODEL_INVALID | …)."""
         trusted = await self._own_trust()
         path, name, origins = await self._source(order.source, told)
-        header = await trio.to_thread.run_sync(read_header, path)
-        blob = await trio.to_thread.run_sync(partial(_digest, path, told))
-        release = self._release(order, order.name or name, blob, header, origins)
+        name = order.name or name
+        contents = await trio.to_thread.run_sync(read_contents, path, name)
+        files = await trio.to_thread.run_sync(_digests, contents.files, origins, told)
+        release = self._release(order, name, contents, files)
         check_contents(release)
-        await trio.to_thread.run_sync(self.blobs.adopt, path, blob)
+        for file in files:
+            await trio.to_thread.run_sync(self.blobs.adopt, contents.files[file.path], file.blob)
         published = self.catalogue.add_release(sign_release(self._key, release, trusted))
         if published.publisher != self._key.node_id:
             detail = f"{published.reference} is {published.publisher}'s: choose another name or version."
@@ -210,7 +216,7 @@ class Library:
 
     # ── How ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def fetch_reference(self, text: str, told: Told = lambda _: None) -> LocalModel:
+    async def fetch_reference(self, text: str, told: Told = lambda _: None) -> LocalModel | ModelFolder:
         """What --model names beyond this machine, to be served: a catalogue's entry, a hub's file or a URL."""
         match parse(text):
             case CatalogueEntry(name, version):
@@ -282,23 +288,24 @@ class Library:
         return into
 
     def _release(
-        self, order: Order, name: str, blob: Blob, header: GgufHeader, origins: tuple[str, ...]
+        self, order: Order, name: str, contents: Contents, files: tuple[ReleaseFile, ...]
     ) -> Release:
-        template = hashlib.sha256(header.chat_template.encode()).hexdigest() if header.chat_template else ""
         older = self.catalogue.find(name)
-        version = order.version or blob.sha256[:12]
-        return Release(
+        release = Release(
             swarm_id=self._swarm_id,
             name=name,
-            version=version,
-            engine="llama.cpp",
-            files=(ReleaseFile(f"{name}.gguf", blob, origins),),
-            context_tokens=header.context_length,
+            version=order.version,
+            engine=contents.engine,
+            files=files,
+            context_tokens=contents.context_tokens,
             created=self._now(),
-            chat_template=template,
+            chat_template=contents.chat_template,
             licence=order.licence,
-            supersedes=older.release.version if older and older.release.version != version else "",
         )
+        whole = files[0].blob.sha256 if len(files) == 1 else release.manifest.digest
+        version = order.version or whole[:12]
+        supersedes = older.release.version if older and older.release.version != version else ""
+        return structs.replace(release, version=version, supersedes=supersedes)
 
     def _heard(self, published: Published) -> None:
         """Of files that are here already, this node is another holder."""
@@ -307,8 +314,20 @@ class Library:
                 self.shelf.know(one.blob)
 
 
-def _is_model(path: str) -> bool:
-    return path.lower().endswith(".gguf")
+def _part(told: Told, before: int, size: int, progress: Progress) -> None:
+    """One file's progress as the whole model's. before: bytes of the files before it."""
+    told(Progress(before + progress.done, size, progress.rate, progress.sources))
+
+
+def _digests(files: Mapping[str, Path], origins: tuple[str, ...], told: Told) -> tuple[ReleaseFile, ...]:
+    """In a thread. Raises TetherError(MODEL_INVALID)."""
+    size, before = sum(path.stat().st_size for path in files.values()), 0
+    made: list[ReleaseFile] = []
+    for name, path in files.items():
+        blob = _digest(path, partial(_part, told, before, size))
+        made.append(ReleaseFile(name, blob, origins))
+        before += blob.size
+    return tuple(made)
 
 
 def _digest(path: Path, told: Told) -> Blob:

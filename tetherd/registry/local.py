@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,27 @@ class LocalModel:
     manifest: Manifest | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model of several files: safetensors, and what stands beside them. Their headers were checked."""
+
+    path: Path
+    name: str
+    version: str
+    manifest: Manifest
+
+
+def linked(folder: Path, files: Mapping[str, Path]) -> Path:
+    """The files of a cache by the names that an engine looks for."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, path in files.items():
+        link = folder / name
+        if not link.is_symlink() or link.readlink() != path:
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+    return folder
+
+
 def sort_references(references: Sequence[str]) -> tuple[list[str], list[str]]:
     """What --model names on this machine (nothing named: the built-in model), and what is to be fetched."""
     named = list(references) or [MODEL_NAME]
@@ -53,7 +74,8 @@ def find_local(references: Sequence[str]) -> list[LocalModel]:
 
 def model_name(path: Path) -> str:
     """A file's name as clients ask for it: lower case, without its ending."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")[:MAX_NAME_CHARS]
+    stem = path.name if path.is_dir() else path.stem
+    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:MAX_NAME_CHARS]
     if not name:
         raise TetherError(
             MODEL_INVALID, f"{path.name} has no letter or digit to call the model by.", field="model"
