@@ -35,8 +35,7 @@ class FixedEngine:
         began = trio.current_time()
         for token in range(len(generation.resume), generation.max_tokens):
             await trio.sleep_until(began + due_s(token))
-            yield Tokens((1,), token, TEXT)
-        yield Tokens((), generation.max_tokens, "", "length")
+            yield Tokens((1,), token, TEXT, "length" if token == generation.max_tokens - 1 else None)
 
 
 @asynccontextmanager
