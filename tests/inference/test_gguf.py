@@ -95,6 +95,7 @@ def test_a_header_says_what_the_model_is(file: Path) -> None:
         name="tiny",
         chat_template="{{ messages }}",
         kv_bytes_per_token=2 * 2 * (8 + 8) * 2,
+        layers=2,
     )
 
 
