@@ -103,7 +103,8 @@ class Attempt:
     async def _accept(self) -> Generation:
         content, grant = self.content, self.grant
         check_sampling(content.sampling)
-        prompt = await self.engine.tokenize(Prompt(content.messages, content.prompt, content.tools))
+        source = Prompt(content.messages, content.prompt, content.tools)
+        prompt = await self.engine.tokenize(source)
         self.prompt_tokens = len(prompt)
         max_tokens = self._max_tokens(len(prompt), self.engine.info.context_tokens)
         if len(prompt) > grant.max_prompt_tokens or max_tokens > grant.max_tokens:
@@ -122,6 +123,7 @@ class Attempt:
             content.resume,
             scope=prefix_scope(grant),
             exact=content.sampling.exact,
+            source=source,
         )
 
     def _max_tokens(self, prompt_tokens: int, context_tokens: int) -> int:

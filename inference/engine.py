@@ -22,6 +22,7 @@ class EngineInfo:
 
     build_tag says between which engines the same seed gives the same bytes: model digest, llama.cpp commit, CPU
     features, recipe. tokens_per_second: of one answer alone, measured at the load; 0: nobody knows.
+    serving: false while a server that the engine stands for is away.
     """
 
     context_tokens: int
@@ -30,6 +31,7 @@ class EngineInfo:
     exact: bool = False
     tokens_per_second: float = 0.0
     on_gpu: bool = False
+    serving: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Generation:
     """One answer to make. prompt: token ids; resume: ids already emitted, sampling goes on at len(resume).
 
     max_tokens counts the whole answer, resumed ids included. scope: requests with the same one may use each other's
-    computed prefixes, b"": nobody's. exact: wherever the engine can; else the faster way.
+    computed prefixes, b"": nobody's. exact: wherever the engine can; else the faster way. source: what the prompt was
+    made of, for engines that others tokenize for.
     """
 
     prompt: tuple[int, ...]
@@ -55,6 +58,7 @@ class Generation:
     resume: tuple[int, ...] = ()
     scope: bytes = b""
     exact: bool = True
+    source: Prompt | None = None
 
 
 @dataclass(frozen=True, slots=True)

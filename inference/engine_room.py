@@ -32,7 +32,7 @@ from inference.residency import (
     Tick,
     Unload,
 )
-from p2p.errors import MODEL_INVALID, TetherError
+from p2p.errors import ENGINE_FAILED, MODEL_INVALID, TetherError
 from p2p.messages import ServedModel
 
 TOLD_S: Final = 0.5
@@ -86,6 +86,11 @@ class Lodging:
     @property
     def info(self) -> EngineInfo | None:
         return self.last if self.engine is None else self.engine.info
+
+    @property
+    def away(self) -> bool:
+        """Whether it is a server's model, and the server does not answer."""
+        return self.engine is not None and not self.engine.info.serving
 
     def served(self, digest: str) -> ServedModel:
         """exact and tokens_per_second: of one that never ran, nobody knows yet."""
@@ -216,6 +221,8 @@ class EngineRoom:
         """Raises TetherError(MODEL_NOT_FOUND | ENGINE_FAILED | CAPACITY) if asking for the model would, at once."""
         if refusal := self._residency.refusal(digest, trio.current_time()):
             raise refusal
+        if self._lodgings[digest].away:
+            raise TetherError(ENGINE_FAILED, "The server that has this model is away.")
 
     def offer(self, digest: str) -> Offer | None:
         """None for a model that is not served here, or no more."""
@@ -224,7 +231,11 @@ class EngineRoom:
     def served(self) -> tuple[ServedModel, ...]:
         """All models that could be asked for."""
         serves = self._residency.serves
-        return tuple(lodging.served(digest) for digest, lodging in self._lodgings.items() if serves(digest))
+        return tuple(
+            lodging.served(digest)
+            for digest, lodging in self._lodgings.items()
+            if serves(digest) and not lodging.away
+        )
 
     def lodgings(self) -> Iterator[tuple[State, Lodging]]:
         """Every model's place, in the owner's order, for whoever shows them."""

@@ -39,7 +39,7 @@ class Manifest(Message, frozen=True):
 
     name: str
     version: str
-    engine: EngineKind
+    engine: EngineKind | Literal["openai"]
     files: tuple[ManifestFile, ...]
     context_tokens: int
     chat_template: str = ""

@@ -79,6 +79,8 @@ class WorkerConfig(Section, frozen=True):
     weights of the largest."""
     gpu_layers: int | None = None
     """Layers of each model that a GPU computes; none: as many as its memory holds, where there is one."""
+    server_key_env: str = ""
+    """Name of the environment variable that has the key of the servers that --model openai:… names."""
 
 
 class ModelsConfig(Section, frozen=True):

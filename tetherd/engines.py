@@ -6,9 +6,11 @@ two functions here.
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -17,14 +19,19 @@ from inference.engine import Engine
 from inference.llama import open_llama
 from inference.manifest import Manifest, Vouched, manifest_of, mark_of
 from inference.offer import Offer, Told
+from inference.openai_engine import DEFAULT_SLOTS, ServerSettings, open_server
+from inference.openai_wire import UNKNOWN_CONTEXT
 from inference.quarantine import Quarantine
 from inference.sizing import LlamaSettings, least_bytes, plan_engine
 from p2p.errors import MODEL_INVALID, TetherError
 from tetherd.config import WorkerConfig
-from tetherd.registry.local import LocalModel, ModelFolder
+from tetherd.registry.local import LocalModel, LocalServer, ModelFolder
 
-Located = LocalModel | ModelFolder
+Located = LocalModel | LocalServer | ModelFolder
 """What --model named, once it is on this machine."""
+
+SERVER_VERSION: Final = "text"
+"""Of what a server has nobody knows more than its name; workers that front one name stand in for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,8 @@ def least_memory(model: Located) -> int:
     match model:
         case LocalModel():
             return least_bytes(model.header)
+        case LocalServer():
+            return 0
         case ModelFolder():
             raise _no_engine(model)
 
@@ -53,6 +62,8 @@ async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
     match model:
         case LocalModel():
             return await _by_llama(model, terms, told)
+        case LocalServer():
+            return _by_server(model, terms)
         case ModelFolder():
             raise _no_engine(model)
 
@@ -60,6 +71,13 @@ async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
 def _no_engine(model: ModelFolder) -> TetherError:
     detail = f"{model.name} consists of safetensors, which no engine here serves yet."
     return TetherError(MODEL_INVALID, detail, field="model")
+
+
+def _by_server(model: LocalServer, terms: EngineTerms) -> Offer:
+    key = os.environ.get(terms.config.server_key_env, "") if terms.config.server_key_env else ""
+    settings = ServerSettings(model.at.url, model.at.model, key, terms.config.slots or DEFAULT_SLOTS)
+    manifest = Manifest(model.name, SERVER_VERSION, "openai", (), UNKNOWN_CONTEXT)
+    return Offer(manifest, 0, settings.slots, UNKNOWN_CONTEXT, partial(open_server, settings))
 
 
 async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:

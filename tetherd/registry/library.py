@@ -54,7 +54,15 @@ from tetherd.registry.catalogue import Catalogue, word_name
 from tetherd.registry.contents import Contents, check_files, main_file, read_contents
 from tetherd.registry.local import LocalModel, ModelFolder, linked, model_name
 from tetherd.registry.news import News
-from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Url, parse
+from tetherd.registry.references import (
+    BuiltIn,
+    CatalogueEntry,
+    HubFile,
+    LocalFile,
+    ServerModel,
+    Url,
+    parse,
+)
 
 Told = Callable[[Progress], None]
 
@@ -257,7 +265,7 @@ class Library:
                 place = self._place(reference)
                 name = Path(reference.file if isinstance(reference, HubFile) else place.name).name
                 return await self._download(place, told), model_name(Path(name)), (text,)
-            case BuiltIn() | CatalogueEntry():
+            case BuiltIn() | CatalogueEntry() | ServerModel():
                 raise TetherError(MODEL_INVALID, f"{text} is no file.", field="source")
 
     def _place(self, reference: object) -> Place:

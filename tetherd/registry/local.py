@@ -1,4 +1,4 @@
-"""The models that this machine can serve: the built-in one, and GGUF files by their path."""
+"""The models that this machine can serve: the built-in one, GGUF files by their path, those of servers that it has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inference.demo import MODEL_NAME, MODEL_PATH, MODEL_VERSION
 from inference.gguf import GgufHeader, read_header
 from inference.manifest import Manifest
 from p2p.errors import MODEL_INVALID, TetherError
-from tetherd.registry.references import BuiltIn, LocalFile, parse
+from tetherd.registry.references import BuiltIn, LocalFile, ServerModel, parse
 
 MAX_NAME_CHARS: Final = 96
 
@@ -53,43 +53,55 @@ def linked(folder: Path, files: Mapping[str, Path]) -> Path:
     return folder
 
 
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """A model that another program serves. name: as clients ask Tether for it."""
+
+    at: ServerModel
+    name: str
+
+
 def sort_references(references: Sequence[str]) -> tuple[list[str], list[str]]:
     """What --model names on this machine (nothing named: the built-in model), and what is to be fetched."""
     named = list(references) or [MODEL_NAME]
-    here = [text for text in named if isinstance(parse(text), BuiltIn | LocalFile)]
+    here = [text for text in named if isinstance(parse(text), BuiltIn | LocalFile | ServerModel)]
     return here, [text for text in named if text not in here]
 
 
-def find_local(references: Sequence[str]) -> list[LocalModel]:
-    """Find files of this machine by what --model calls them. Raises TetherError(MODEL_INVALID)."""
+def find_local(references: Sequence[str]) -> list[LocalModel | LocalServer]:
+    """Find models of this machine by what --model calls them. Raises TetherError(MODEL_INVALID)."""
     found = [_find(text) for text in references]
     names = [model.name for model in found]
     for name in names:
         if names.count(name) > 1:
             raise TetherError(
-                MODEL_INVALID, f"Two models are called {name}: rename one of the files.", field="model"
+                MODEL_INVALID, f"Two models are called {name}: rename one of them.", field="model"
             )
     return found
 
 
 def model_name(path: Path) -> str:
     """A file's name as clients ask for it: lower case, without its ending."""
-    stem = path.name if path.is_dir() else path.stem
-    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:MAX_NAME_CHARS]
+    return _plain(path.name if path.is_dir() else path.stem)
+
+
+def _plain(text: str) -> str:
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:MAX_NAME_CHARS]
     if not name:
-        raise TetherError(
-            MODEL_INVALID, f"{path.name} has no letter or digit to call the model by.", field="model"
-        )
+        detail = f"{text} has no letter or digit to call the model by."
+        raise TetherError(MODEL_INVALID, detail, field="model")
     return name
 
 
-def _find(text: str) -> LocalModel:
+def _find(text: str) -> LocalModel | LocalServer:
     match parse(text):
         case BuiltIn():
             return LocalModel(MODEL_PATH, MODEL_NAME, MODEL_VERSION, read_header(MODEL_PATH))
         case LocalFile(path):
             found = _regular_file(path)
             return LocalModel(found, model_name(path), "", read_header(found))
+        case ServerModel() as server:
+            return LocalServer(server, _plain(server.model))
         case _:
             raise AssertionError(f"{text} is not on this machine")
 

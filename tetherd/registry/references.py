@@ -1,10 +1,11 @@
-"""What --model may name. Pure: text in, one of five kinds of reference out."""
+"""What --model may name. Pure: text in, one of six kinds of reference out."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from inference.demo import MODEL_NAME
 from p2p.errors import MODEL_INVALID, TetherError
@@ -45,7 +46,15 @@ class CatalogueEntry:
     version: str
 
 
-Reference = BuiltIn | LocalFile | HubFile | Url | CatalogueEntry
+@dataclass(frozen=True, slots=True)
+class ServerModel:
+    """openai:http://host:port/v1#name, a model of a server that somebody runs. url: without the slash at its end."""
+
+    url: str
+    model: str
+
+
+Reference = BuiltIn | LocalFile | HubFile | Url | CatalogueEntry | ServerModel
 
 
 def parse(text: str) -> Reference:
@@ -61,6 +70,8 @@ def parse(text: str) -> Reference:
         if len(parts) != 3 or not all(parts):
             raise TetherError(MODEL_INVALID, f"{text!r} has to be hf:org/repo/file.", field="model")
         return HubFile(f"{parts[0]}/{parts[1]}", parts[2])
+    if text.startswith("openai:"):
+        return _server(text)
     if text.startswith(("https://", "s3://")):
         return Url(text)
     if "://" in text:
@@ -69,3 +80,19 @@ def parse(text: str) -> Reference:
     if match := _CATALOGUE.fullmatch(text):
         return CatalogueEntry(match[1], match[2])
     return LocalFile(Path(text))
+
+
+def _server(text: str) -> ServerModel:
+    wrong = TetherError(MODEL_INVALID, "It has to be openai:http://host:port/v1#name.", field="model")
+    url, _, model = text.removeprefix("openai:").partition("#")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise wrong from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or not model:
+        raise wrong
+    if parts.username is not None or parts.password is not None:
+        detail = "A key has no place in a URL: worker.server_key_env names the variable that has it."
+        raise TetherError(MODEL_INVALID, detail, field="model")
+    return ServerModel(url.rstrip("/"), model)

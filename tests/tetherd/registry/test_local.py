@@ -10,7 +10,16 @@ import pytest
 from inference.demo import MODEL_NAME, MODEL_PATH
 from p2p.errors import MODEL_INVALID, TetherError
 from tetherd.registry.local import find_local, model_name, sort_references
-from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalFile, Reference, Url, parse
+from tetherd.registry.references import (
+    BuiltIn,
+    CatalogueEntry,
+    HubFile,
+    LocalFile,
+    Reference,
+    ServerModel,
+    Url,
+    parse,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,7 @@ from tetherd.registry.references import BuiltIn, CatalogueEntry, HubFile, LocalF
         ("hf:org/repo/dir/file.gguf", HubFile("org/repo", "dir/file.gguf")),
         ("https://host/x.gguf", Url("https://host/x.gguf")),
         ("s3://bucket/x.gguf", Url("s3://bucket/x.gguf")),
+        ("openai:http://127.0.0.1:8000/v1/#Org/M:8b", ServerModel("http://127.0.0.1:8000/v1", "Org/M:8b")),
         ("llama3@8b-q8", CatalogueEntry("llama3", "8b-q8")),
         ("./llama3@8b-q8", LocalFile(Path("llama3@8b-q8"))),
     ],
@@ -31,7 +41,21 @@ def test_each_kind_of_reference_is_told_apart(text: str, reference: Reference) -
 
 
 @pytest.mark.parametrize(
-    "text", ["hf:org/repo", "hf:", "", " ", "http://host/x.gguf", "ftp://x", "a\0b", "a\nb"]
+    "text",
+    [
+        "openai:http://h/v1",
+        "openai:file:///v1#m",
+        "openai:http://u:p@h/v1#m",
+        "openai:http://h:x/v1#m",
+        "hf:org/repo",
+        "hf:",
+        "",
+        " ",
+        "http://host/x.gguf",
+        "ftp://x",
+        "a\0b",
+        "a\nb",
+    ],
 )
 def test_a_malformed_reference_is_refused(text: str) -> None:
     with pytest.raises(TetherError) as caught:

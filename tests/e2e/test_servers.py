@@ -1,0 +1,33 @@
+"""A worker that fronts a server which somebody already runs: from the openai client through real daemons to it."""
+
+from __future__ import annotations
+
+from cli.local_swarm import LocalSwarm, until
+from tests.e2e.asking import client_of
+from tests.servers.openai_server import NAME, free_port, llama_cpp_server
+
+
+def test_a_server_that_somebody_runs_is_waited_for_served_and_missed(swarm: LocalSwarm) -> None:
+    port = free_port()
+    founder = swarm.start("founder", roles="gateway,orchestrator").wait_ready()
+    reference = f"openai:http://127.0.0.1:{port}/v1#{NAME}"
+    worker = swarm.start("worker", ticket=swarm.invite(founder), roles="worker", models=[reference])
+    client = client_of(founder)
+    with llama_cpp_server(port):
+        worker.wait_ready()
+        served = until(lambda: founder.control.get("/models"), "the server's model")
+        assert [(one["name"], one["version"]) for one in served] == [("org-demo-1", "text")]
+        messages = [{"role": "user", "content": "Count from 1 to 5."}]
+        whole = client.chat.completions.create(model="org-demo-1", messages=messages, temperature=0)
+        text = whole.choices[0].message.content
+        assert text and "3" in text and whole.usage.completion_tokens > 0
+        stream = client.chat.completions.create(
+            model="org-demo-1", messages=messages, temperature=0, stream=True
+        )
+        parts = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+        assert "".join(parts) == text
+    until(lambda: not founder.control.get("/models"), "word that the server is away", timeout_s=60)
+    with llama_cpp_server(port):
+        until(lambda: founder.control.get("/models"), "word that the server is back", timeout_s=60)
+        again = client.chat.completions.create(model="org-demo-1", messages=messages, temperature=0)
+        assert again.choices[0].message.content == text
