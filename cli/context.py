@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ class Context:
 
     data_dir: Path
     json: bool = False
+    url: str = ""
 
     @property
     def control(self) -> Control:
-        return Control(self.data_dir)
+        return Control(self.data_dir, self.url, os.environ.get("TETHERCTL_KEY", "") if self.url else "")
 
 
 context: Final = Context(user_data_path("tether"))

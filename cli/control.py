@@ -9,17 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from p2p.errors import CATALOGUE, INTERNAL, NOT_RUNNING, TetherError
+from p2p.errors import CATALOGUE, INTERNAL, NOT_RUNNING, USAGE, TetherError
 
 TIMEOUT_S: Final = 10.0
 
 
 class Control:
-    """Asks the daemon of a data directory. Raises TetherError: the daemon's own, or NOT_RUNNING."""
+    """Asks the daemon of a data directory, or the one at a URL with a key that names an operator.
 
-    def __init__(self, data_dir: Path) -> None:
+    Raises TetherError: the daemon's own, or NOT_RUNNING.
+    """
+
+    def __init__(self, data_dir: Path, url: str = "", key: str = "") -> None:
         self._data_dir = data_dir
+        self._url = url.rstrip("/")
+        self._key = key
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path, None)
@@ -37,6 +43,10 @@ class Control:
 
     def shim(self) -> str:
         """The base URL of the daemon's REST shim, as it wrote it to http.addr."""
+        if self._url:
+            raise TetherError(
+                USAGE, "This asks the shim of the daemon on this machine: leave out --url.", field="url"
+            )
         try:
             return (self._data_dir / "http.addr").read_text("utf-8").strip()
         except OSError as error:
@@ -53,9 +63,8 @@ class Control:
     def _open(
         self, method: str, path: str, body: dict[str, Any] | None
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = _UnixConnection(self._data_dir / "control.sock")
+        connection, path, headers = self._connection(path)
         try:
-            headers = {"content-type": "application/json"}
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             yield connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
@@ -63,8 +72,24 @@ class Control:
         finally:
             connection.close()
 
+    def _connection(self, path: str) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
+        """Raises TetherError(USAGE)."""
+        headers = {"content-type": "application/json"}
+        if not self._url:
+            return _UnixConnection(self._data_dir / "control.sock"), path, headers
+        parts = urlsplit(self._url)
+        here = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if parts.scheme != "https" and not (parts.scheme == "http" and here):
+            detail = f"{self._url} has to be an https:// address: the key would travel in clear."
+            raise TetherError(USAGE, detail, field="url")
+        if not self._key:
+            raise TetherError(USAGE, "Set TETHERCTL_KEY to the API key of an operator.", field="url")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        headers["authorization"] = f"Bearer {self._key}"
+        return kind(parts.netloc, timeout=TIMEOUT_S), f"/admin{path}", headers
+
     def _not_running(self) -> TetherError:
-        return TetherError(NOT_RUNNING, f"No daemon answers on {self._data_dir}.")
+        return TetherError(NOT_RUNNING, f"No daemon answers on {self._url or self._data_dir}.")
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def create(tenant: str, *, scope: list[str] | None = None, ttl: str | None = Non
     tenant
         Whose.
     scope
-        infer, or model:NAME for one model; repeatable. Without it: everything.
+        infer, or model:NAME for one model; for operators viewer, operator, admin, or such as usage:read. Repeatable.
+        Without it: infer, with every model.
     ttl
         How long it is good, such as 90d. Without it: until it is revoked.
     """

@@ -35,9 +35,17 @@ def _launch(
         Path | None, Parameter(help="The daemon's data directory.", env_var="TETHER_DATA_DIR")
     ] = None,
     json: Annotated[bool, Parameter(help="Print JSON.", negative=())] = False,
+    url: Annotated[
+        str,
+        Parameter(
+            help="An orchestrator on another machine, https://…; TETHERCTL_KEY is an operator's key.",
+            env_var="TETHERCTL_URL",
+        ),
+    ] = "",
 ) -> None:
     context.data_dir = data_dir.expanduser() if data_dir else user_data_path("tether")
     context.json = json
+    context.url = url
     try:
         app(tokens)
     except TetherError as error:

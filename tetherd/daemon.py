@@ -253,7 +253,7 @@ class Daemon:
         settings = HttpSettings(
             http.max_body_bytes, bound_names(host, http.allowed_hosts), http.allowed_origins
         )
-        app = build_app(self._duties.gateway or NoGateway(), settings, self._metrics.text)
+        app = build_app(self._duties.gateway or NoGateway(), settings, self._metrics.text, self._duties.door)
         tls = read_tls(http.tls_cert, http.tls_key)
         url: str = await parts.start(until_set(serve, app, host, port, tls, self._stop))
 
@@ -276,6 +276,8 @@ class Daemon:
             now=trio.current_time,
         )
         admin = build_admin(operator, self._duties.admin_routes())
+        if self._duties.orchestrator is not None:
+            self._duties.door.open(admin)
         await parts.start(until_set(serve_unix, admin, self._data.control_socket, self._stop))
         self._data.write_http_addr(url)
         return url

@@ -36,6 +36,7 @@ from tetherd.gateway.journal import Journal
 from tetherd.gateway.replay import Replays
 from tetherd.gateway.retries import Retries
 from tetherd.gateway.secrets import local_secret
+from tetherd.identity.door import Door
 from tetherd.identity.issuer import Issuer
 from tetherd.identity.tokens import Trust
 from tetherd.models import ModelHouse
@@ -101,6 +102,7 @@ class Duties:
         trust = Trust(oidc.issuer, oidc.audience, oidc.tenant_claim, oidc.scopes_claim)
         self._issuer = Issuer(trust, now=time.time) if oidc.issuer else None
         self._tenants = TenantDesk(data, now=time.time, require_keys=config.require_keys, tokens=self._issuer)
+        self.door: Final = Door(self._tenants, self._issuer, now=time.time)
 
     async def take(self, parts: trio.Nursery, node: Node, roles: Sequence[Role]) -> None:
         """Returns when every part serves. A worker waits for its models here."""

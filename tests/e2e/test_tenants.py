@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from openai import AuthenticationError, PermissionDeniedError
 
+from cli.control import Control
 from cli.local_swarm import LocalSwarm
+from p2p.errors import FORBIDDEN, UNAUTHENTICATED, USAGE, TetherError
 from tests.e2e.asking import MODEL, a_swarm, ask, client_of
 
 
@@ -36,3 +38,21 @@ def test_from_the_first_tenant_on_a_client_needs_a_key_that_it_may_use(swarm: Lo
     with pytest.raises(AuthenticationError):
         answer()
     assert made["key"][-43:] not in founder.log.read_text("utf-8")
+
+
+def test_an_operator_asks_from_another_machine_as_far_as_the_role_goes(swarm: LocalSwarm) -> None:
+    founder, _ = a_swarm(swarm)
+    founder.control.post("/tenants", {"tenant": "ops"})
+    made = founder.control.post("/keys", {"tenant": "ops", "scopes": ["viewer"]})
+    remote = Control(founder.data_dir, founder.control.shim(), made["key"])
+    assert remote.get("/status")["nodeId"] == founder.control.get("/status")["nodeId"]
+    assert [tenant["tenant"] for tenant in remote.get("/tenants")] == ["ops"]
+    with pytest.raises(TetherError) as refused:
+        remote.post("/invite", {})
+    assert refused.value.code is FORBIDDEN
+    with pytest.raises(TetherError) as unknown:
+        Control(founder.data_dir, founder.control.shim(), made["key"][:-1] + "-").get("/status")
+    assert unknown.value.code is UNAUTHENTICATED
+    with pytest.raises(TetherError) as in_clear:
+        Control(founder.data_dir, "http://tether.example", made["key"]).get("/status")
+    assert in_clear.value.code is USAGE

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from p2p.errors import (
     BODY_TOO_LARGE,
@@ -56,8 +57,13 @@ class HttpSettings:
     origins: tuple[str, ...] = ()
 
 
-def build_app(inference: Inference, settings: HttpSettings, metrics: Callable[[], bytes]) -> Starlette:
-    """The application; metrics: the text of /metrics."""
+def build_app(
+    inference: Inference,
+    settings: HttpSettings,
+    metrics: Callable[[], bytes],
+    admin: ASGIApp | None = None,
+) -> Starlette:
+    """The application. metrics: the text of /metrics; admin: what operators of other machines ask, by credential."""
     shim = _Shim(inference, settings, metrics)
     hosts = frozenset(host.lower() for host in settings.hosts)
     origins = frozenset(origin.lower().rstrip("/") for origin in settings.origins)
@@ -72,6 +78,7 @@ def build_app(inference: Inference, settings: HttpSettings, metrics: Callable[[]
             Route("/metrics", shim.metrics),
             Route("/openapi.json", shim.openapi),
             Route("/", shim.welcome),
+            *([Mount("/admin", app=admin)] if admin is not None else []),
         ],
         middleware=[Middleware(GuardMiddleware, guard=Guard(hosts, origins))],
         exception_handlers={

@@ -18,6 +18,7 @@ from msgspec.structs import asdict, replace
 from p2p.errors import FIELD_INVALID, NOT_FOUND, UNAUTHENTICATED, TetherError
 from p2p.identity import PeerId
 from p2p.messages import PlacementRequest
+from tetherd.identity.roles import ROLES, is_operator_scope
 from tetherd.identity.tokens import OIDC, Tokens
 from tetherd.quotas.limits import Limits, check_limits
 from tetherd.quotas.policies import Policy, changed_policy, check_policy
@@ -257,11 +258,15 @@ class TenantDesk:
         """The only answer that holds the key itself. Raises TetherError(NOT_FOUND | FIELD_INVALID)."""
         self._tenant(tenant)
         if len(scopes) > MAX_SCOPES or not all(map(_is_scope, scopes)):
-            detail = f"Scopes are infer or model:NAME, at most {MAX_SCOPES}."
+            detail = f"Scopes are infer, model:NAME, {', '.join(ROLES)} or such as usage:read, at most {MAX_SCOPES}."
             raise TetherError(FIELD_INVALID, detail, field="scopes")
         if ttl_s is not None and not (isfinite(ttl_s) and ttl_s > 0):
             raise TetherError(FIELD_INVALID, "ttl has to be greater than 0.", field="ttlS")
         return await self._issue(tenant, scopes, None if ttl_s is None else self._now() + ttl_s)
+
+    def scopes_of(self, key_id: str) -> tuple[str, ...]:
+        """Raises TetherError(NOT_FOUND)."""
+        return self._key(key_id).scopes
 
     async def rotate_key(self, key_id: str, *, overlap_s: float = DEFAULT_OVERLAP_S) -> dict[str, Any]:
         """A new key with the same scopes; the old one is good for overlap_s more. Raises as create_key does."""
@@ -331,4 +336,8 @@ def _parts(records: Records) -> tuple[tuple[Tenant, ...], tuple[ApiKey, ...], tu
 
 
 def _is_scope(scope: str) -> bool:
-    return scope == "infer" or (scope.startswith("model:") and 6 < len(scope) <= MAX_SCOPE_CHARS)
+    return (
+        scope == "infer"
+        or is_operator_scope(scope)
+        or (scope.startswith("model:") and 6 < len(scope) <= MAX_SCOPE_CHARS)
+    )

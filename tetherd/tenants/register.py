@@ -20,7 +20,7 @@ from p2p.messages import Message, PlacementRequest
 from p2p.wire import encode
 from tetherd.quotas.limits import Limits
 from tetherd.quotas.policies import MAX_POLICIES, Policies, Policy
-from tetherd.tenants.keys import TENANT, proof_of
+from tetherd.tenants.keys import TENANT, KeyProof, proof_of
 
 LOCAL: Final = "local"
 """The tenant of those who need no key, as long as there are no others."""
@@ -132,14 +132,25 @@ class Register:
             raise _unknown("The API key is not known here.")
         if key.tenant != request.tenant_id:
             raise _unknown("The API key is another tenant's.")
+        self._check_good(key, now)
+        if key.scopes and not {"infer", f"model:{request.model_id}"} & set(key.scopes):
+            raise TetherError(TENANT_FORBIDDEN, "This API key is not for this model.", field="model")
+        return key
+
+    def check_shown(self, shown: KeyProof, now: float) -> ApiKey:
+        """A key that was shown whole. Raises TetherError(UNAUTHENTICATED | TENANT_FORBIDDEN)."""
+        key = self.keys.get(shown.key_id)
+        if key is None or not hmac.compare_digest(key.hash, shown.key_hash):
+            raise _unknown("The API key is not known here.")
+        self._check_good(key, now)
+        return key
+
+    def _check_good(self, key: ApiKey, now: float) -> None:
         if key.revoked is not None:
             raise _unknown("The API key was revoked.")
         if key.expires is not None and key.expires <= now:
             raise _unknown("The API key has expired.")
         self.check_tenant(key.tenant)
-        if key.scopes and not {"infer", f"model:{request.model_id}"} & set(key.scopes):
-            raise TetherError(TENANT_FORBIDDEN, "This API key is not for this model.", field="model")
-        return key
 
     def check_tenant(self, name: str) -> None:
         """Raises TetherError(TENANT_FORBIDDEN)."""

@@ -11,6 +11,8 @@ from starlette.routing import Route
 
 from p2p.errors import FIELD_INVALID, TetherError
 from tetherd.admin import Json, answered, read
+from tetherd.identity.door import mine_of
+from tetherd.identity.roles import check_grant
 from tetherd.tenants.desk import DEFAULT_OVERLAP_S, TenantDesk
 
 
@@ -100,10 +102,12 @@ def tenant_routes(desk: TenantDesk) -> list[Route]:
 
     async def create_key(request: Request) -> Json:
         order = await read(request, KeyOrder)
+        check_grant(mine_of(request), order.scopes)
         return await desk.create_key(order.tenant, scopes=order.scopes, ttl_s=order.ttl_s)
 
     async def rotate(request: Request) -> Json:
         order = await read(request, RotateOrder)
+        check_grant(mine_of(request), desk.scopes_of(_named(request)))
         return await desk.rotate_key(_named(request), overlap_s=order.overlap_s)
 
     async def revoke(request: Request) -> Json:
