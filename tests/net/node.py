@@ -28,7 +28,7 @@ from p2p.host.paths import Reachability
 from p2p.identity import PeerId
 from p2p.membership import SwarmId
 from p2p.messages import Message, Method
-from p2p.rpc import Rpc, ServerCall
+from p2p.rpc import Rpc, RpcLimits, ServerCall
 from p2p.transport import PeerAddress
 from tests.net.internet import PORT
 from tests.swarms import make_swarm
@@ -36,6 +36,8 @@ from tests.swarms import make_swarm
 MADE_AT: Final = 1_700_000_000.0
 """All processes of a test make the same swarm, and admit as if it were that moment."""
 LINE_BYTES: Final = 65_536
+RESUME_S: Final = 60.0
+"""Four times what daemons wait: a dozen processes of a test may share two cores with others."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -254,7 +256,7 @@ async def main(options: Options) -> None:
     ):
         if options.mdns:
             nursery.start_soon(host.meet_neighbours)
-        rpc = Rpc(host)
+        rpc = Rpc(host, limits=RpcLimits(resume_s=RESUME_S))
         await nursery.start(rpc.run)
         node = Node(host, rpc)
         if options.files:
