@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from inference.engine import Finish
 from inference.engine_wire import Generate, Produced
-from inference.native import Context, Logits, Model, Row
+from inference.forward import Forward, Logits, Row
+from inference.native import Model
 from inference.pace import Pace
 from inference.prefix_cache import PrefixCache, Wanted
 from inference.recipe import EXACT_CHUNK
@@ -40,7 +41,7 @@ class _Answer:
 class Batch:
     """Answers in the making. chunk: prefill chunk in tokens of a request that is not exact; what a decode holds."""
 
-    def __init__(self, model: Model, context: Context, pace: Pace, *, slots: int, chunk: int) -> None:
+    def __init__(self, model: Model, context: Forward, pace: Pace, *, slots: int, chunk: int) -> None:
         self._model = model
         self._context = context
         self._pace = pace

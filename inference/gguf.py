@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -57,6 +57,9 @@ _NOT_GGUF: Final = (
 )
 
 
+Scalar = int | float | bool | str
+
+
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
     """What a model file says of itself. size_bytes: of the whole file; parameters: weights in all tensors.
@@ -79,11 +82,35 @@ class GgufHeader:
     layers: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """kind: ggml's number; shape: as ggml counts, the fastest side first; start: byte in the file."""
+
+    kind: int
+    shape: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufContents:
+    """What an engine of ours needs besides. values: metadata that are numbers, and the few texts that are kept."""
+
+    header: GgufHeader
+    values: dict[str, Scalar]
+    tensors: dict[str, GgufTensor]
+
+
 def read_header(path: Path) -> GgufHeader:
     """Read and check a model file's header. Raises TetherError(MODEL_INVALID), naming the file and what is wrong."""
+    return read_contents(path).header
+
+
+def read_contents(path: Path) -> GgufContents:
+    """As read_header, with the places of the tensors."""
     try:
         with path.open("rb") as file:
-            return _Reader(file, os.fstat(file.fileno()).st_size).header()
+            reader = _Reader(file, os.fstat(file.fileno()).st_size)
+            return GgufContents(reader.header(), reader.values, reader.tensors)
     except _Bad as bad:
         raise TetherError(MODEL_INVALID, f"{path} cannot be used: {bad}.", field="model") from bad
     except OSError as error:
@@ -96,9 +123,6 @@ class _Bad(Exception):
     """What is wrong with the file, as the end of a sentence."""
 
 
-Scalar = int | float | bool | str
-
-
 @dataclass(slots=True)
 class _Reader:
     file: BinaryIO
@@ -106,6 +130,7 @@ class _Reader:
     values: dict[str, Scalar] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     types: set[int] = field(default_factory=set)
+    tensors: dict[str, GgufTensor] = field(default_factory=dict)
 
     def header(self) -> GgufHeader:
         version = self._magic()
@@ -205,9 +230,11 @@ class _Reader:
                 raise _Bad(f"the tensor {name!r} has an impossible shape or place")
             furthest = max(furthest, offset + weights // block * block_bytes)
             parameters += weights
+            self.tensors[name] = GgufTensor(kind, shape, offset)
             if dimensions > 1:
                 self.types.add(kind)
         data = (self.file.tell() + alignment - 1) // alignment * alignment
+        self.tensors = {name: replace(one, start=data + one.start) for name, one in self.tensors.items()}
         if data + furthest > self.size:
             raise _Bad(f"it is cut short: its tensors end at byte {data + furthest}, the file at {self.size}")
         return parameters
@@ -270,4 +297,8 @@ class _Reader:
 
 
 def _kept(key: str) -> bool:
-    return key in ("general.architecture", "general.name", "tokenizer.chat_template")
+    return key in (
+        "general.architecture",
+        "general.name",
+        "tokenizer.chat_template",
+    ) or key.endswith(".rope.scaling.type")

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final
@@ -45,6 +46,23 @@ SPIN_VARIABLES: Final = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"})
 
 _DEFAULTS: Final = LlamaSettings()
 
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs in the process. read: checks a model and says what it is; digest: of its content, hex."""
+
+    name: str
+    module: str
+    read: Callable[[Path], GgufHeader]
+    digest: Callable[[Path], Awaitable[str]]
+
+
+async def _digest(path: Path) -> str:
+    return (await hash_file(path))[0]
+
+
+LLAMA: Final = Program("llama.cpp", "inference.llama_process", read_header, _digest)
+
 log: Final = structlog.get_logger()
 
 
@@ -56,6 +74,7 @@ async def open_llama(
     told: Told = lambda _: None,
     quarantine: Quarantine | None = None,
     verify: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    program: Program = LLAMA,
 ) -> AsyncIterator[LlamaEngine]:
     """Check, load and serve a model file until the context ends. Raises TetherError(MODEL_INVALID | ENGINE_FAILED).
 
@@ -64,10 +83,10 @@ async def open_llama(
     any trio nursery.
     """
     await verify()
-    header = await trio.to_thread.run_sync(read_header, path)
-    load = await _load_command(path, header, settings)
-    link = EngineLink(await _start_process(), hang_s=settings.hang_s)
-    info = await _load(link, path, load, told)
+    header = await trio.to_thread.run_sync(program.read, path)
+    load = await _load_command(path, header, settings, program)
+    link = EngineLink(await _start_process(program), hang_s=settings.hang_s)
+    info = await _load(link, path, load, program, told)
     if settings.exact == "on" and not info.exact:
         await link.end()
         detail = f"{path} is not exact on this machine, as --exact on demands: it failed the self-test."
@@ -80,6 +99,7 @@ async def open_llama(
         hang_s=settings.hang_s,
         quarantine=Quarantine() if quarantine is None else quarantine,
         verify=verify,
+        program=program,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.supervise, link)
@@ -100,6 +120,7 @@ class LlamaEngine:
         hang_s: float,
         quarantine: Quarantine,
         verify: Callable[[], Awaitable[None]],
+        program: Program = LLAMA,
     ) -> None:
         self._path = path
         # What a self-test found is true of the next process too: the same file on the same machine.
@@ -107,6 +128,7 @@ class LlamaEngine:
         self._hang_s = hang_s
         self._quarantine = quarantine
         self._verify = verify
+        self._program = program
         self._under_way: list[bytes] = []
         self._up = trio.Event()
         self._link: EngineLink | None = None
@@ -196,8 +218,8 @@ class LlamaEngine:
             lived_s = 0.0
             try:
                 await self._verify()
-                link = EngineLink(await _start_process(), hang_s=self._hang_s)
-                self._take_up(link, await _load(link, self._path, self._load))
+                link = EngineLink(await _start_process(self._program), hang_s=self._hang_s)
+                self._take_up(link, await _load(link, self._path, self._load, self._program))
             except TetherError as error:
                 log.warning("engine_start_failed", cause=error.detail)
             else:
@@ -209,9 +231,9 @@ class LlamaEngine:
         log.info("engine_started", pid=link.process.pid, build_tag=info.build_tag)
 
 
-async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings) -> Load:
+async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings, program: Program) -> Load:
     sizes = size_engine(header, settings, await trio.to_thread.run_sync(survey))
-    sha256 = settings.model_sha256 or (await hash_file(path))[0]
+    sha256 = settings.model_sha256 or await program.digest(path)
     return Load(
         path=str(path),
         slots=sizes.slots,
@@ -225,8 +247,8 @@ async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings)
     )
 
 
-async def _start_process() -> trio.Process:
-    """Start `python -m inference.llama_process` from the same code as this, wherever the daemon was started."""
+async def _start_process(program: Program) -> trio.Process:
+    """Start it from the same code as this, wherever the daemon was started."""
     root = str(Path(__file__).parent.parent)
     environment = {
         **os.environ,
@@ -236,11 +258,13 @@ async def _start_process() -> trio.Process:
     }
     if not environment.keys() & SPIN_VARIABLES:
         environment["GOMP_SPINCOUNT"] = SPINS
-    command = [sys.executable, "-m", "inference.llama_process"]
+    command = [sys.executable, "-m", program.module]
     return await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
 
 
-async def _load(link: EngineLink, path: Path, load: Load, told: Told = lambda _: None) -> EngineInfo:
+async def _load(
+    link: EngineLink, path: Path, load: Load, program: Program, told: Told = lambda _: None
+) -> EngineInfo:
     """Let a fresh process load the model. Raises TetherError(MODEL_INVALID | ENGINE_FAILED), and it is gone then."""
     try:
         match await link.load(load, told):
@@ -248,7 +272,9 @@ async def _load(link: EngineLink, path: Path, load: Load, told: Told = lambda _:
                 limit = load.max_tokens_per_second or math.inf
                 return EngineInfo(context_tokens, load.slots, build_tag, exact, min(speed, limit), on_gpu)
             case LoadFailed(reason):
-                raise TetherError(MODEL_INVALID, f"llama.cpp cannot load {path}: {reason}.", field="model")
+                raise TetherError(
+                    MODEL_INVALID, f"{program.name} cannot load {path}: {reason}.", field="model"
+                )
             case other:
                 raise AssertionError(f"the engine answered its load with {type(other).__name__}")
     except EngineLost as lost:
@@ -256,7 +282,7 @@ async def _load(link: EngineLink, path: Path, load: Load, told: Told = lambda _:
         if lost.killed:
             detail = f"The engine was killed while it loaded {path} ({lost})."
             raise TetherError(ENGINE_FAILED, detail, field="model") from lost
-        detail = f"llama.cpp died while it loaded {path} ({lost})."
+        detail = f"{program.name} died while it loaded {path} ({lost})."
         raise TetherError(MODEL_INVALID, detail, field="model") from lost
     except BaseException:
         await link.end()

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -38,7 +40,8 @@ from inference.engine_wire import (
     frame_length,
     read_command,
 )
-from inference.native import Context, LoadError, Model, Version, has_gpu, start, system_info
+from inference.forward import Forward, LoadError
+from inference.native import Context, Model, Version, has_gpu, start, system_info
 from inference.pace import Pace
 from inference.recipe import FAST_CHUNK, build_tag
 from inference.self_test import is_exact
@@ -130,7 +133,33 @@ class Inbox:
             return commands
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a load brought. model: the vocabulary; engine, features: for the build tag."""
+
+    model: Model
+    context: Forward
+    engine: str
+    features: str
+    on_gpu: bool
+
+
+def load_llama(load: Load, told: Telling) -> Ready:
+    """Raises LoadError."""
+    model = Model(
+        Path(load.path), plain_kernels=load.plain_kernels, gpu_layers=load.gpu_layers, told=told.read
+    )
+    context = Context(
+        model,
+        slots=load.slots,
+        context_tokens=load.context_tokens,
+        step_tokens=max(FAST_CHUNK, load.slots),
+        threads=load.threads,
+    )
+    return Ready(model, context, f"llama.cpp{Version}", system_info(), load.gpu_layers > 0 and has_gpu())
+
+
+def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
     leave_signals_to_parent()
     forbid_core_dumps()
     die_before_parent()
@@ -142,16 +171,8 @@ def main() -> None:
     start()
     try:
         told = Telling(outbox)
-        model = Model(
-            Path(load.path), plain_kernels=load.plain_kernels, gpu_layers=load.gpu_layers, told=told.read
-        )
-        context = Context(
-            model,
-            slots=load.slots,
-            context_tokens=load.context_tokens,
-            step_tokens=max(FAST_CHUNK, load.slots),
-            threads=load.threads,
-        )
+        ready = load_model(load, told)
+        model, context = ready.model, ready.context
         template = ChatTemplate(model.chat_template) if model.chat_template else None
     except LoadError as error:
         outbox.put(LoadFailed(str(error)))
@@ -166,8 +187,8 @@ def main() -> None:
 
     exact = load.exact and (load.tested or is_exact(model, partial(batch, None), SELF_TEST_SEED, told.alive))
     speed = tokens_per_second(context)
-    tag = build_tag(load.model_sha256, Version, system_info(), exact=exact)
-    outbox.put(Loaded(load.context_tokens, tag, exact, speed, load.gpu_layers > 0 and has_gpu()))
+    tag = build_tag(load.model_sha256, ready.engine, ready.features, exact=exact)
+    outbox.put(Loaded(load.context_tokens, tag, exact, speed, ready.on_gpu))
     inbox = Inbox()
     reader = threading.Thread(
         target=_read_for_ever, args=(commands, inbox, outbox, model, template), daemon=True

@@ -15,30 +15,13 @@ from typing import Any, Final
 import llama_cpp as c
 import numpy as np
 
+from inference.forward import DecodeError, LoadError, Row
 from inference.tools import MARKERS
 from p2p.content import Sampling
 
 Version: Final[str] = c.__version__
 MAX_PIECE_BYTES: Final = 1024
 _LOG_ERROR: Final = 4
-
-
-class LoadError(Exception):
-    """llama.cpp's last words about a model that it does not take."""
-
-
-class DecodeError(Exception):
-    """llama_decode failed: the context cannot be trusted any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One token to put at a position of a slot. logits: whether to compute what may follow it."""
-
-    token: int
-    position: int
-    slot: int
-    logits: bool
 
 
 class Model:
@@ -50,10 +33,12 @@ class Model:
         *,
         plain_kernels: bool = False,
         gpu_layers: int = 0,
+        only_vocabulary: bool = False,
         told: Callable[[float], None] = lambda _: None,
     ) -> None:
         parameters = c.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
+        parameters.vocab_only = only_vocabulary
 
         def read(fraction: float, _: object) -> bool:
             told(fraction)
@@ -135,7 +120,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Logits:
+class NativeLogits:
     """What may follow one row of the last decode; valid until the next one."""
 
     context: Any
@@ -149,6 +134,14 @@ class Logits:
     def argmax(self) -> int:
         """The best token, the lowest id among equals."""
         return int(self.values().argmax())
+
+    def draw(self, sampling: Sampling, seed: int) -> int:
+        """As Candidates.draw, where nothing changes the model's own logits: the array is made in C."""
+        chain = _chain(sampling, seed)
+        try:
+            return int(c.llama_sampler_sample(chain, self.context, self.index))
+        finally:
+            c.llama_sampler_free(chain)
 
 
 class Context:
@@ -194,9 +187,9 @@ class Context:
         if status := c.llama_decode(self._handle, batch):
             raise DecodeError(f"llama_decode returned {status}: {_last_error()}")
 
-    def logits(self, index: int) -> Logits:
+    def logits(self, index: int) -> NativeLogits:
         """Of row index in the last decode, which asked for them."""
-        return Logits(self._handle, index, self._vocabulary_size)
+        return NativeLogits(self._handle, index, self._vocabulary_size)
 
     def keep(self, slot: int, tokens: int) -> None:
         """Forget what a slot holds beyond its first tokens."""
@@ -247,15 +240,6 @@ class Candidates:
 
 
 _CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-
-
-def sample(logits: Logits, sampling: Sampling, seed: int) -> int:
-    """As Candidates.draw, where nothing changes the model's own logits: the array is made in C."""
-    chain = _chain(sampling, seed)
-    try:
-        return int(c.llama_sampler_sample(chain, logits.context, logits.index))
-    finally:
-        c.llama_sampler_free(chain)
 
 
 def _chain(sampling: Sampling, seed: int) -> Any:

@@ -22,10 +22,10 @@ def may_be_exact(types: frozenset[int], mode: ExactMode) -> bool:
     return mode == "on" or (mode == "auto" and types <= EXACT_TYPES)
 
 
-def build_tag(model_sha256: str, version: str, system_info: str, *, exact: bool) -> str:
-    """model_sha256: hex; version: of llama-cpp-python, which pins llama.cpp; system_info: the CPU features in use."""
+def build_tag(model_sha256: str, engine: str, system_info: str, *, exact: bool) -> str:
+    """model_sha256: hex; engine: with its version; system_info: the CPU features in use."""
     features = hashlib.sha256(system_info.encode()).hexdigest()
-    return f"{model_sha256[:12]}-llama.cpp{version}-{features[:8]}-{'r1' if exact else FAST}"
+    return f"{model_sha256[:12]}-{engine}-{features[:8]}-{'r1' if exact else FAST}"
 
 
 def as_fast(tag: str) -> str:

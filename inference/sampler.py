@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from inference.forward import Logits
 from inference.grammar import Grammar
-from inference.native import Candidates, Logits, Model, sample
+from inference.native import Candidates, Model
 from p2p.content import Sampling
 from p2p.errors import FIELD_INVALID, TetherError
 
@@ -73,7 +74,7 @@ class Sampler:
         sampling = self._sampling
         seed = position_seed(sampling.seed, self._position)
         if self._plain:
-            token = logits.argmax() if sampling.temperature <= 0.0 else sample(logits, sampling, seed)
+            token = logits.argmax() if sampling.temperature <= 0.0 else logits.draw(sampling, seed)
         else:
             token = self._weighed(logits, seed)
         self._position += 1

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from inference.native import Context, Row
+from inference.forward import Forward, Row
 
 MEASURE_S: Final = 0.25
 """Enough for a few tokens of a large model and for a steady figure of a small one."""
@@ -14,7 +14,7 @@ MOST_TOKENS: Final = 32
 _TOKEN: Final = 1
 
 
-def tokens_per_second(context: Context, clock: Callable[[], float] = time.perf_counter) -> float:
+def tokens_per_second(context: Forward, clock: Callable[[], float] = time.perf_counter) -> float:
     """Decode one slot alone, its first step left out: that one brings the weights into memory."""
     context.keep(0, 0)
     step(context, 0)
@@ -28,7 +28,7 @@ def tokens_per_second(context: Context, clock: Callable[[], float] = time.perf_c
     return done / max(spent_s, 1e-9)
 
 
-def step(context: Context, position: int) -> None:
+def step(context: Forward, position: int) -> None:
     """One token, to its end: a GPU only begins to compute until somebody wants the result."""
     context.decode([Row(_TOKEN, position, 0, logits=True)], exact=False)
     context.logits(0).argmax()
