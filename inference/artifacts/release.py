@@ -68,6 +68,11 @@ class Release(Message, frozen=True):
         return Manifest(self.name, self.version, self.engine, files, self.context_tokens, self.chat_template)
 
     @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it may be asked for: text is completed by every model, a chat needs a template."""
+        return ("completions", "chat") if self.chat_template else ("completions",)
+
+    @property
     def size(self) -> int:
         return sum(one.blob.size for one in self.files)
 

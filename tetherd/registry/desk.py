@@ -201,6 +201,8 @@ class LibraryDesk:
             "version": release.version,
             "sizeBytes": release.size,
             "contextTokens": release.context_tokens,
+            "capabilities": list(release.capabilities),
+            "engine": release.engine,
             "publisher": published.publisher,
             "licence": release.licence,
             "createdAt": release.created,

@@ -47,6 +47,11 @@ def test_what_a_trusted_publisher_signed_is_believed() -> None:
     assert published.release.size == 5
 
 
+def test_a_model_without_a_chat_template_only_completes_text() -> None:
+    assert replace(RELEASE, chat_template="").capabilities == ("completions",)
+    assert "chat" in replace(RELEASE, chat_template="ab" * 32).capabilities
+
+
 def test_the_same_files_are_the_same_model_whoever_published_them_and_when() -> None:
     later = replace(RELEASE, created=9_000.0, licence="MIT", supersedes="0")
     assert later.manifest.digest == RELEASE.manifest.digest
