@@ -48,6 +48,7 @@ def join(
     rate_limit: float | None = None,
     cache_size: float | None = None,
     exact: Literal["auto", "on", "off"] | None = None,
+    engine: Literal["auto", "llama", "torch"] | None = None,
     memory: float | None = None,
     threads: int | None = None,
     gpu_layers: int | None = None,
@@ -116,6 +117,8 @@ def join(
     exact
         auto (default): answers that a seed repeats to the bit, from models that show at load that they can; on: only
         such models are served; off: the faster way.
+    engine
+        auto (default): llama.cpp for a GGUF, torch for a folder of safetensors; llama or torch: only that.
     memory
         GB that all engines together may take, weights included; models beyond it are loaded in turns, when they are
         asked for. Default: half of what is free beside the largest one's weights.
@@ -155,6 +158,7 @@ def join(
         "models.fetch_mb_s": rate_limit,
         "models.cache_gb": cache_size,
         "worker.exact": exact,
+        "worker.engine": engine,
         "worker.memory_gb": memory,
         "worker.threads": threads,
         "worker.gpu_layers": gpu_layers,

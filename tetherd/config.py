@@ -74,6 +74,8 @@ class WorkerConfig(Section, frozen=True):
     exact: Literal["auto", "on", "off"] = "auto"
     """Answers that the same seed repeats to the bit (docs/exactness.md). auto: where a model shows at load that it can;
     on: a model that cannot is not served; off: always the faster way."""
+    engine: Literal["auto", "llama", "torch"] = "auto"
+    """What computes. auto: llama.cpp for a GGUF, torch for a folder of safetensors; torch serves some GGUFs, too."""
     memory_gb: float | None = None
     """Of all engines that run at a time: weights, slots and their contexts. None: half of what is free beside the
     weights of the largest."""

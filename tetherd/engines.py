@@ -10,7 +10,7 @@ import os
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
@@ -26,9 +26,12 @@ from inference.sizing import LlamaSettings, least_bytes, plan_engine
 from p2p.errors import MODEL_INVALID, TetherError
 from tetherd.config import WorkerConfig
 from tetherd.registry.local import LocalModel, LocalServer, ModelFolder
+from tetherd.torch_models import least_for_torch, torch_offer
 
 Located = LocalModel | LocalServer | ModelFolder
 """What --model named, once it is on this machine."""
+
+EngineChoice = Literal["auto", "llama", "torch"]
 
 SERVER_VERSION: Final = "text"
 """Of what a server has nobody knows more than its name; workers that front one name stand in for each other."""
@@ -43,13 +46,15 @@ class EngineTerms:
     memory_bytes: int | None = None
 
 
-def least_memory(model: Located) -> int:
+def least_memory(model: Located, engine: EngineChoice = "auto") -> int:
     """Bytes without which there is no serving it; 0: it takes none of this machine's."""
     match model:
-        case LocalModel():
-            return least_bytes(model.header)
         case LocalServer():
             return 0
+        case LocalModel() | ModelFolder() if _by_torch(model, engine):
+            return least_for_torch(model.path)
+        case LocalModel():
+            return least_bytes(model.header)
         case ModelFolder():
             raise _no_engine(model)
 
@@ -60,17 +65,36 @@ async def offer_of(model: Located, terms: EngineTerms, told: Told) -> Offer:
     Raises TetherError(MODEL_INVALID).
     """
     match model:
-        case LocalModel():
-            return await _by_llama(model, terms, told)
         case LocalServer():
             return _by_server(model, terms)
+        case LocalModel() | ModelFolder() if _by_torch(model, terms.config.engine):
+            return await torch_offer(model, _wanted(terms), terms.device, told)
+        case LocalModel():
+            return await _by_llama(model, terms, told)
         case ModelFolder():
             raise _no_engine(model)
 
 
 def _no_engine(model: ModelFolder) -> TetherError:
-    detail = f"{model.name} consists of safetensors, which no engine here serves yet."
+    detail = f"{model.name} consists of safetensors, which llama.cpp cannot serve: leave --engine out."
     return TetherError(MODEL_INVALID, detail, field="model")
+
+
+def _by_torch(model: LocalModel | ModelFolder, engine: EngineChoice) -> bool:
+    return engine == "torch" or (engine == "auto" and isinstance(model, ModelFolder))
+
+
+def _wanted(terms: EngineTerms, sha256: str = "") -> LlamaSettings:
+    config = terms.config
+    return LlamaSettings(
+        slots=config.slots,
+        threads=config.threads,
+        max_tokens_per_second=config.max_tokens_per_second,
+        model_sha256=sha256,
+        exact=config.exact,
+        memory_bytes=terms.memory_bytes,
+        gpu_layers=config.gpu_layers,
+    )
 
 
 def _by_server(model: LocalServer, terms: EngineTerms) -> Offer:
@@ -84,17 +108,7 @@ async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:
     mark = mark_of(model.path)
     manifest = model.manifest or await _manifest(model, told)
     file = Vouched(model.path, manifest.files[0].sha256, mark)
-    config = terms.config
-    wanted = LlamaSettings(
-        slots=config.slots,
-        threads=config.threads,
-        max_tokens_per_second=config.max_tokens_per_second,
-        model_sha256=file.sha256,
-        exact=config.exact,
-        memory_bytes=terms.memory_bytes,
-        gpu_layers=config.gpu_layers,
-    )
-    sizes, settings = plan_engine(model.header, wanted, terms.device)
+    sizes, settings = plan_engine(model.header, _wanted(terms, file.sha256), terms.device)
     deaths = Quarantine()
 
     def start(told: Told) -> AbstractAsyncContextManager[Engine]:

@@ -89,7 +89,7 @@ class ModelHouse:
     async def _offers(self, located: list[Located], device: Device) -> tuple[list[Offer], int]:
         """In order, with the bytes that they may take together."""
         lent = int(self._config.memory_gb * GB) if self._config.memory_gb else None
-        least = [least_memory(model) for model in located]
+        least = [least_memory(model, self._config.engine) for model in located]
         budget = budget_for(least, lent, device.free_bytes)
         alone = lent is None and len(located) == 1
         offers: list[Offer] = []

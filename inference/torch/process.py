@@ -22,11 +22,9 @@ from inference.torch.weights import Tensor, Weights, load_folder, load_gguf
 def load_torch(load: Load, told: Telling) -> Ready:
     """Single precision on a CPU, bfloat16 on a GPU. Raises LoadError, TetherError(MODEL_INVALID)."""
     torch.set_num_threads(load.threads)
-    on_gpu = load.gpu_layers > 0 and torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    path = Path(load.path)
     try:
-        shape, weights, model = _load(path, dtype, device, told)
+        shape, weights, model = _load(Path(load.path), load.gpu_layers, told)
+        on_gpu = weights["token_embd.weight"].is_cuda
         if model.vocabulary_size != shape.vocabulary:
             raise LoadError(
                 f"its vocabulary has {model.vocabulary_size} tokens, its layers {shape.vocabulary}"
@@ -40,9 +38,17 @@ def load_torch(load: Load, told: Telling) -> Ready:
     return Ready(model, context, f"torch{torch.__version__}", name, on_gpu)
 
 
-def _load(path: Path, dtype: Tensor, device: str, told: Telling) -> tuple[Shape, Weights, Model]:
+def _device(shape: Shape, gpu_layers: int) -> tuple[str, Tensor]:
+    """The GPU only where it has room for all layers."""
+    if gpu_layers >= shape.layers and torch.cuda.is_available():
+        return "cuda", torch.bfloat16
+    return "cpu", torch.float32
+
+
+def _load(path: Path, gpu_layers: int, told: Telling) -> tuple[Shape, Weights, Model]:
     if path.is_dir():
         shape = from_config(read_json(path / "config.json"))
+        device, dtype = _device(shape, gpu_layers)
         weights = load_folder(path, shape, dtype=dtype, device=device, told=told.read)
         with tempfile.TemporaryDirectory(prefix="tether-vocabulary-") as folder:
             file = Path(folder) / "vocabulary.gguf"
@@ -50,6 +56,7 @@ def _load(path: Path, dtype: Tensor, device: str, told: Telling) -> tuple[Shape,
             return shape, weights, Model(file, only_vocabulary=True)
     contents = read_contents(path)
     shape = from_gguf(contents.values, contents.header.vocabulary)
+    device, dtype = _device(shape, gpu_layers)
     weights = load_gguf(path, contents, shape, dtype=dtype, device=device, told=told.read)
     return shape, weights, Model(path, only_vocabulary=True)
 

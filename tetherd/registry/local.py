@@ -34,12 +34,12 @@ class LocalModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A model of several files: safetensors, and what stands beside them. Their headers were checked."""
+    """A model of several files: safetensors, and what stands beside them. manifest: as with LocalModel."""
 
     path: Path
     name: str
     version: str
-    manifest: Manifest
+    manifest: Manifest | None = None
 
 
 def linked(folder: Path, files: Mapping[str, Path]) -> Path:
@@ -68,7 +68,7 @@ def sort_references(references: Sequence[str]) -> tuple[list[str], list[str]]:
     return here, [text for text in named if text not in here]
 
 
-def find_local(references: Sequence[str]) -> list[LocalModel | LocalServer]:
+def find_local(references: Sequence[str]) -> list[LocalModel | LocalServer | ModelFolder]:
     """Find models of this machine by what --model calls them. Raises TetherError(MODEL_INVALID)."""
     found = [_find(text) for text in references]
     names = [model.name for model in found]
@@ -93,12 +93,14 @@ def _plain(text: str) -> str:
     return name
 
 
-def _find(text: str) -> LocalModel | LocalServer:
+def _find(text: str) -> LocalModel | LocalServer | ModelFolder:
     match parse(text):
         case BuiltIn():
             return LocalModel(MODEL_PATH, MODEL_NAME, MODEL_VERSION, read_header(MODEL_PATH))
         case LocalFile(path):
-            found = _regular_file(path)
+            found = _there(path)
+            if found.is_dir():
+                return ModelFolder(found, model_name(found), "")
             return LocalModel(found, model_name(path), "", read_header(found))
         case ServerModel() as server:
             return LocalServer(server, _plain(server.model))
@@ -106,8 +108,8 @@ def _find(text: str) -> LocalModel | LocalServer:
             raise AssertionError(f"{text} is not on this machine")
 
 
-def _regular_file(path: Path) -> Path:
-    """The path in full, links followed. Opening anything but a file may wait for ever."""
+def _there(path: Path) -> Path:
+    """The path in full, links followed: a file or a model's folder. Opening anything else may wait for ever."""
     try:
         found = path.expanduser().resolve(strict=True)
         mode = found.stat().st_mode
@@ -117,9 +119,9 @@ def _regular_file(path: Path) -> Path:
         ) from error
     except RuntimeError as error:  # pathlib's word for an unknown ~user and for links that go in a circle
         raise TetherError(MODEL_INVALID, f"{path} cannot be read: {error}", field="model") from error
-    if stat.S_ISDIR(mode):
-        detail = f"{path} is a folder, and only GGUF files are served yet: name the file."
+    if stat.S_ISDIR(mode) and not any(found.glob("*.safetensors")):
+        detail = f"{path} is a folder without safetensors: name a GGUF file, or a model's folder."
         raise TetherError(MODEL_INVALID, detail, field="model")
-    if not stat.S_ISREG(mode):
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise TetherError(MODEL_INVALID, f"{path} is not a file.", field="model")
     return found
