@@ -13,6 +13,7 @@ import pytest
 import p2p.content
 import p2p.membership
 import p2p.messages
+import p2p.visible
 from p2p.errors import CATALOGUE
 from p2p.messages import Message, Method
 from p2p.rpc.frames import AnyFrame
@@ -87,7 +88,8 @@ def test_the_wire_page_has_every_frame_with_its_kind_and_fields() -> None:
 
 def test_the_wire_page_has_every_method_with_its_messages() -> None:
     written = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| (\w+) → (\w+)", WIRE, re.MULTILINE)
-    methods = [value for value in vars(p2p.messages).values() if isinstance(value, Method)]
+    rooms = (p2p.messages, p2p.visible)
+    methods = {value for room in rooms for value in vars(room).values() if isinstance(value, Method)}
     assert set(written) == {
         (method.name, method.request.__name__, method.answer.__name__) for method in methods
     }
@@ -103,7 +105,7 @@ def test_every_error_of_the_http_page_has_the_status_that_it_says() -> None:
 
 def messages() -> list[type[Message]]:
     """Every message that crosses a wire, and what certificates and tickets are made of."""
-    modules = (p2p.messages, p2p.content, p2p.membership)
+    modules = (p2p.messages, p2p.visible, p2p.content, p2p.membership)
     return [
         value
         for module in modules

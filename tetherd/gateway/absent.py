@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 
 from p2p.errors import ROLE_FORBIDDEN, TetherError
 from tetherd.gateway.answer import Answer, ModelSummary, Submission, Told
+from tetherd.identity.tokens import TokenProof
+from tetherd.tenants.keys import KeyProof
 
 
 class NoGateway:
@@ -14,7 +16,7 @@ class NoGateway:
     def submit(self, submission: Submission, told: Told | None = None) -> AbstractAsyncContextManager[Answer]:
         raise _refusal()
 
-    async def models(self) -> list[ModelSummary]:
+    async def models(self, key: KeyProof | TokenProof | None = None) -> list[ModelSummary]:
         raise _refusal()
 
     def ready(self) -> tuple[bool, str]:

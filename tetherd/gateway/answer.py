@@ -124,8 +124,8 @@ class Inference(Protocol):
         """Place a request; leaving the context cancels what is not finished, down to the batch slot."""
         ...
 
-    async def models(self) -> list[ModelSummary]:
-        """What the region serves now."""
+    async def models(self, key: KeyProof | TokenProof | None = None) -> list[ModelSummary]:
+        """What the region serves now, as far as whoever shows this key may use it."""
         ...
 
     def ready(self) -> tuple[bool, str]:

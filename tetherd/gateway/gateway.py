@@ -39,6 +39,7 @@ from p2p.transport import Transport
 from p2p.wire import encode
 from tetherd.gateway.answer import Answer, ModelSummary, Submission, Told
 from tetherd.gateway.attempt import Attempts
+from tetherd.gateway.catalogue import Catalogue
 from tetherd.gateway.exchange import Exchange, Order, Parts
 from tetherd.gateway.journal import Journal
 from tetherd.gateway.models import choose, summarize
@@ -52,6 +53,8 @@ from tetherd.gateway.secrets import drawn_seed, input_digest, local_secret, mac_
 from tetherd.gateway.settings import GatewaySettings
 from tetherd.gateway.settling import Settler
 from tetherd.identity.tokens import TokenProof, Tokens
+from tetherd.tenants.keys import KeyProof
+from tetherd.tenants.register import LOCAL
 
 TOOLS_TOKENS: Final = 512
 """What a template says about tools in general."""
@@ -117,6 +120,7 @@ class Gateway:
             draw=draw,
             refusals=Refusals(),
         )
+        self._catalogue = Catalogue(rpc, swarm)
         self._running: dict[bytes, bytes] = {}
         self._submissions: dict[bytes, Submission] = {}
         self._behind = 0
@@ -201,9 +205,12 @@ class Gateway:
         if failure is not None:
             raise failure
 
-    async def models(self) -> list[ModelSummary]:
-        await trio.lowlevel.checkpoint()
-        return self.served()
+    async def models(self, key: KeyProof | TokenProof | None = None) -> list[ModelSummary]:
+        """Raises TetherError(UNAUTHENTICATED | ISSUER_UNAVAILABLE) for a token that is not good."""
+        tenant = key.tenant if key else ""
+        if isinstance(key, TokenProof) and self._tokens is not None:
+            tenant = (await self._tokens.check(key.token)).tenant
+        return await self._catalogue.of(tenant or LOCAL, self.served())
 
     def served(self) -> list[ModelSummary]:
         return summarize(self._swarm.view.workers(self._swarm.region))

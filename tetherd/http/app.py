@@ -31,7 +31,7 @@ from tetherd.http import responses
 from tetherd.http.answering import AnswerResponse, error_response
 from tetherd.http.guard import Guard, GuardMiddleware
 from tetherd.http.openapi import OPENAPI
-from tetherd.http.requests import Parsed, parse_chat, parse_completion
+from tetherd.http.requests import Parsed, parse_chat, parse_completion, shown_key
 from tetherd.http.writer import Kind
 
 BODY_WAIT_S: Final = 30.0
@@ -102,11 +102,12 @@ class _Shim:
     async def completion(self, request: Request) -> Response:
         return await self._answer(request, "text", parse_completion)
 
-    async def models(self, _request: Request) -> Response:
-        return Response(responses.models_bytes(await self._inference.models()), media_type=_JSON)
+    async def models(self, request: Request) -> Response:
+        served = await self._inference.models(shown_key(request.headers))
+        return Response(responses.models_bytes(served), media_type=_JSON)
 
     async def model(self, request: Request) -> Response:
-        served = await self._inference.models()
+        served = await self._inference.models(shown_key(request.headers))
         wanted = request.path_params["model"]
         found = next(
             (model for model in served if wanted in (model.name, f"{model.name}@{model.version}")), None

@@ -116,7 +116,7 @@ def _parsed(
     sampling, seed_given = parse_sampling(fields, chat=contents[0].messages is not None)
     if tools.must:
         sampling = structs.replace(sampling, json_schema=tools.schema)
-    key = _key(headers)
+    key = shown_key(headers)
     first = Submission(
         tenant=key.tenant if isinstance(key, KeyProof) else LOCAL_TENANT,
         model=fields.text("model", at_most=MAX_MODEL_CHARS),
@@ -153,7 +153,7 @@ def _nth(first: Submission, content: _Content, index: int) -> Submission:
     )
 
 
-def _key(headers: Mapping[str, str]) -> KeyProof | TokenProof | None:
+def shown_key(headers: Mapping[str, str]) -> KeyProof | TokenProof | None:
     """None for what is none of ours: clients send placeholders, and whether one will do, the orchestrator says."""
     scheme, _, shown = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":

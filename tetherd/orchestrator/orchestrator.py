@@ -30,6 +30,7 @@ from p2p.rates import Rates
 from p2p.rpc import Rpc
 from p2p.traceparent import context_of
 from p2p.transport import Transport
+from p2p.visible import MAX_MODELS, VISIBLE, VisibleAnswer, VisibleRequest
 from tetherd.dead_letters.letters import MemoryLetters
 from tetherd.dead_letters.office import Office
 from tetherd.dead_letters.shelf import Shelf
@@ -121,6 +122,7 @@ class Orchestrator:
         self._rpc.serve(PLACE, self._place)
         self._rpc.serve(SETTLE, self._settle)
         self._rpc.serve(POSITION, self._position)
+        self._rpc.serve(VISIBLE, self._visible)
         self._rpc.serve(RENEW_LEASE, self._settlements.renew)
         self._rpc.serve(RECEIPT, self._settlements.report)
         async with trio.open_nursery() as nursery:
@@ -216,6 +218,13 @@ class Orchestrator:
     async def _position(self, _gateway: PeerId, asked: QueuePlace) -> QueuePlace:
         """Whoever knows a job's id was told it by its gateway."""
         return QueuePlace(asked.job, self._placements.position(asked.job))
+
+    async def _visible(self, gateway: PeerId, asked: VisibleRequest) -> VisibleAnswer:
+        self._check_is_gateway(gateway)
+        policies = self._desk.register.policies
+        rules = ((name, rule_of(policies, name, asked.tenant_id)) for name in asked.models[:MAX_MODELS])
+        region = self._swarm.region
+        return VisibleAnswer(tuple(name for name, rule in rules if not rule.shows(asked.tenant_id, region)))
 
     def _check_leads(self) -> None:
         """Two nodes may lead for a moment, for the ledger fences jobs; one that knows better says so."""

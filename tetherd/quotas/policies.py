@@ -85,6 +85,11 @@ class Rule:
         allowed, denied = self.for_all.allow_tenants, self.for_all.deny_tenants
         return tenant not in denied and (not allowed or tenant in allowed)
 
+    def shows(self, tenant: str, region: str) -> bool:
+        """Whether a catalogue of this region lists it for the tenant."""
+        regions = _both(self.for_all.regions, self.for_one.regions)
+        return self.allows(tenant) and (regions is None or region in regions)
+
     def check(self, tenant: str, region: str, max_tokens: int) -> None:
         """Raises TetherError(MODEL_NOT_FOUND | TENANT_FORBIDDEN | OUT_OF_RANGE) for what may not be."""
         model = self.for_all.model

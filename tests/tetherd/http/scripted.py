@@ -13,6 +13,8 @@ from p2p.content import Usage
 from p2p.errors import MODEL_NOT_FOUND, TetherError
 from p2p.identity import PeerId
 from tetherd.gateway.answer import AttemptSummary, Delta, End, ModelSummary, Started, Submission, Told
+from tetherd.identity.tokens import TokenProof
+from tetherd.tenants.keys import KeyProof
 
 LIMIT = 4_096
 CHAT = "/v1/chat/completions"
@@ -35,6 +37,7 @@ class ScriptedInference:
     left: trio.Event = field(default_factory=trio.Event)
     served: list[ModelSummary] = field(default_factory=lambda: [ModelSummary("demo", "1", "ab" * 32, 512, 2)])
     is_ready: tuple[bool, str] = (True, "")
+    shown: list[str | None] = field(default_factory=list)
 
     @asynccontextmanager
     async def submit(self, submission: Submission, told: Told | None = None) -> AsyncIterator[ScriptedAnswer]:
@@ -48,7 +51,8 @@ class ScriptedInference:
         finally:
             self.left.set()
 
-    async def models(self) -> list[ModelSummary]:
+    async def models(self, key: KeyProof | TokenProof | None = None) -> list[ModelSummary]:
+        self.shown.append(key.tenant if key else None)
         return self.served
 
     def ready(self) -> tuple[bool, str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from trio.testing import MockClock
 
 from p2p.errors import (
     CONFIG_INVALID,
+    FORBIDDEN,
     MODEL_NOT_FOUND,
     NO_WORKER,
     OUT_OF_RANGE,
@@ -18,8 +21,11 @@ from p2p.errors import (
     Code,
     TetherError,
 )
+from p2p.visible import VISIBLE, VisibleRequest
 from tests.tetherd.orchestrator.region import region
 from tetherd.data_dir import DataDir
+from tetherd.gateway.answer import ModelSummary
+from tetherd.gateway.catalogue import FRESH_S, Catalogue
 from tetherd.orchestrator.quotas import Quotas
 from tetherd.quotas.limits import Price
 from tetherd.quotas.policies import Policy, changed_policy, check_policy, rule_of
@@ -188,6 +194,45 @@ async def test_the_orchestrator_keeps_to_a_policy_before_it_claims_anything() ->
             assert caught.value.code is code
             await there.desk.set_policy(model, "", {})
         assert [row.retry_token for row in await there.store.recent()] == ["before"]
+
+
+async def test_a_gateway_is_told_what_a_tenant_is_not_shown() -> None:
+    async with region() as there:
+        await there.desk.create_tenant("acme", "")
+        await there.desk.set_policy("tiny", "", {"allow_tenants": ("acme",)})
+        await there.desk.set_policy("abroad", "", {"regions": ("us",)})
+        ask = there.gateway.node.rpc.ask
+        hidden = [
+            (await ask(there.leader.peer, VISIBLE, VisibleRequest(name, names), timeout_s=3.0)).hidden
+            for name in ("acme", "local")
+            for names in [("abroad", "other", "tiny")]
+        ]
+        assert hidden == [("abroad",), ("abroad", "tiny")]
+        worker = there.workers[0].node
+        await worker.network.connect(there.leader.address)
+        with pytest.raises(TetherError) as caught:
+            await worker.rpc.ask(there.leader.peer, VISIBLE, VisibleRequest("acme", ()), timeout_s=3.0)
+        assert caught.value.code is FORBIDDEN
+
+
+async def test_a_catalogue_leaves_out_what_is_hidden_and_asks_again_after_a_while(
+    autojump_clock: MockClock,
+) -> None:
+    async with region() as there:
+        served = [ModelSummary(name, "1", "ab" * 32, 512, 1) for name in ("other", "tiny")]
+        catalogue = Catalogue(there.gateway.node.rpc, cast(Any, there.swarm))
+
+        async def shown() -> list[str]:
+            return [model.name for model in await catalogue.of("local", served)]
+
+        assert await shown() == ["other", "tiny"]
+        await there.desk.set_policy("tiny", "", {"deny_tenants": ("local",)})
+        assert await shown() == ["other", "tiny"]
+        await trio.sleep(FRESH_S)
+        assert await shown() == ["other"]
+        there.swarm.ranked[:] = []
+        await trio.sleep(FRESH_S)
+        assert await shown() == ["other"]
 
 
 async def test_a_job_goes_only_to_the_workers_that_its_policy_allows() -> None:
