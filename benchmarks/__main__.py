@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from benchmarks import calls, hostile, idle, join, ledger, network, punch
 from benchmarks.artifacts import suite as artifacts
 from benchmarks.engine import suite as engine
+from benchmarks.engine import torch_engine
 from benchmarks.gateway import suite as gateway
 from benchmarks.report import Row, publish
 from benchmarks.transport import suite as transport
@@ -26,6 +27,7 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "ledger": (ledger.measure, gateway.measure),
     "gateway": (gateway.measure,),
     "engine": (engine.measure,),
+    "engine-torch": (torch_engine.measure,),
     **{f"engine-{name}": (partial(engine.measure, models=[name]),) for name in engine.SHAPES},
     "punch": (punch.measure,),
     "transport": (transport.measure,),

@@ -18,8 +18,10 @@ _COPIED: Final = "tokenizer."
 _ALIGNMENT: Final = 32
 
 
-def write_random_model(path: Path, *, dim: int, layers: int, heads: int, ff: int, context: int = 1024) -> int:
-    """Write a llama-family Q8_0 GGUF. Returns its number of parameters. dim and ff: multiples of 32."""
+def write_random_model(
+    path: Path, *, dim: int, layers: int, heads: int, ff: int, context: int = 1024, single: bool = False
+) -> int:
+    """Write a llama-family GGUF, Q8_0 or in single precision; returns its parameters. dim and ff: multiples of 32."""
     source = gguf.GGUFReader(MODEL_PATH)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("random")
@@ -35,7 +37,7 @@ def write_random_model(path: Path, *, dim: int, layers: int, heads: int, ff: int
     parameters = 0
     for name, tensor in _tensors(dim, layers, ff, _vocabulary(source), ends):
         parameters += tensor.size
-        _add(writer, name, tensor)
+        _add(writer, name, tensor, single)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -87,8 +89,10 @@ def _tensors(dim: int, layers: int, ff: int, vocabulary: int, ends: list[int]) -
     yield "output.weight", output
 
 
-def _add(writer: gguf.GGUFWriter, name: str, tensor: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    if tensor.ndim == 1:
+def _add(
+    writer: gguf.GGUFWriter, name: str, tensor: np.ndarray[Any, np.dtype[np.float32]], single: bool
+) -> None:
+    if single or tensor.ndim == 1:
         writer.add_tensor(name, tensor)
         return
     kind = gguf.GGMLQuantizationType.Q8_0
