@@ -110,8 +110,8 @@ def from_config(config: Mapping[str, Any]) -> Shape:
         raise LoadError("its activation is not silu")
     context = int(_number(config.get("max_position_embeddings"), "max_position_embeddings"))
     window = config.get("sliding_window")
-    if window and config.get("use_sliding_window", family == "mistral") and window < context:
-        context = int(_number(window, "sliding_window"))
+    if window is not None and config.get("use_sliding_window", family == "mistral"):
+        context = min(context, int(_number(window, "sliding_window")))
 
     def number(key: str, default: float | None = None) -> float:
         given = config.get(key)

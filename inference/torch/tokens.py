@@ -55,7 +55,8 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str:
     """Of tokenizer_config.json, or the file that newer models have for it."""
     template = settings.get("chat_template", "")
     if isinstance(template, list):
-        template = next((one["template"] for one in template if one.get("name") == "default"), "")
+        named = {str(one.get("name")): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default", "")
     file = folder / "chat_template.jinja"
     if not template and file.is_file() and file.stat().st_size < 1 << 20:
         template = file.read_text("utf-8", "replace")
