@@ -52,7 +52,7 @@ async def test_a_retry_is_a_new_job_whose_answer_is_for_who_asks_again_under_the
         again = await retry(here, job)
         assert again != job
         await told(here, 2)
-        while here.gateway.running:  # noqa: ASYNC110 as in `told`, until its answer is kept
+        while here.gateway.running or _kept(tmp_path, job) > 1:  # noqa: ASYNC110 as in `told`
             await trio.sleep(0.01)
         assert (here.leader.settled[1].job, here.leader.settled[1].end) == (again, "done")
         sampled = sum(worker.sampled for worker in here.workers)
@@ -61,6 +61,11 @@ async def test_a_retry_is_a_new_job_whose_answer_is_for_who_asks_again_under_the
         with pytest.raises(TetherError) as gone:
             await retry(here, job)
         assert gone.value.code is INPUT_UNAVAILABLE
+
+
+def _kept(folder: Path, job: bytes) -> int:
+    """Files of a job: its input while it is dead, and its answer."""
+    return len(list(folder.rglob(job.hex())))
 
 
 async def test_what_is_kept_cannot_be_read_and_outlives_the_gateway(tmp_path: Path) -> None:
