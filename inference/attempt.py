@@ -14,7 +14,8 @@ from typing import Final
 
 import trio
 
-from inference.engine import Engine, Finish, Generation, Prompt, Tokens
+from inference.embeddings import MAX_INPUTS, batches, parcels
+from inference.engine import Embedder, Engine, Finish, Generation, Prompt, Tokens
 from inference.recipe import as_fast
 from inference.worker_metrics import WorkerMetrics
 from p2p.chain import CHAIN_START, next_link
@@ -89,10 +90,10 @@ class Attempt:
         Raises TetherError(ENGINE_FAILED | CANCELLED | CALL_LOST).
         """
         try:
+            if self.content.embed:
+                return await self._embed()
             generation = await self._accept()
-            self.accepted = True
-            await self.writer.write(ChunkBody(accepted=self.prompt_tokens))
-            self.metrics.requested(self.prompt_tokens)
+            await self._say_accepted()
             return await self._stream(generation)
         except TetherError as refusal:
             if refusal.code not in _FROM_CONTENT:
@@ -100,8 +101,35 @@ class Attempt:
             await self.writer.write(ChunkBody(error=refusal.to_wire()), done=True)
             return refusal.code.name
 
+    async def _say_accepted(self) -> None:
+        self.accepted = True
+        await self.writer.write(ChunkBody(accepted=self.prompt_tokens))
+        self.metrics.requested(self.prompt_tokens)
+
+    async def _embed(self) -> str:
+        engine, info = self.engine, self.engine.info
+        if not info.embeds or not isinstance(engine, Embedder):
+            raise TetherError(FIELD_INVALID, "This model makes text and no vectors.", field="model")
+        inputs = await engine.count_inputs(self.content.embed)
+        longest, self.prompt_tokens = max(map(len, inputs)), sum(map(len, inputs))
+        if longest > info.context_tokens:
+            detail = f"An input has {longest} tokens; the model takes {info.context_tokens}."
+            raise TetherError(CONTEXT_EXCEEDED, detail, field="input")
+        if not all(inputs) or len(inputs) > MAX_INPUTS or self.prompt_tokens > self.grant.max_prompt_tokens:
+            raise TetherError(GRANT_INVALID, "The inputs are empty, or more than was granted.")
+        await self._say_accepted()
+        made = 0
+        for batch in batches(inputs, info.slots, info.context_tokens):
+            for parcel in parcels(await engine.embed(batch)):
+                await self.writer.write(ChunkBody(vectors=parcel, position=made))
+                made += len(parcel)
+        await self._finish(Tokens((), 0, ""), "stop")
+        return "stop"
+
     async def _accept(self) -> Generation:
         content, grant = self.content, self.grant
+        if self.engine.info.embeds:
+            raise TetherError(FIELD_INVALID, "This model makes vectors: ask /v1/embeddings.", field="model")
         check_sampling(content.sampling)
         source = Prompt(content.messages, content.prompt, content.tools)
         prompt = await self.engine.tokenize(source)

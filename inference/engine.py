@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from p2p.content import ChatMessage, Sampling, TokenLogprob, Tool
 
@@ -22,6 +22,7 @@ class EngineInfo:
 
     build_tag says between which engines the same seed gives the same bytes: model digest, llama.cpp commit, CPU
     features, recipe. tokens_per_second: of one answer alone, measured at the load; 0: nobody knows.
+    embeds: dimensions of the vectors of a model that makes no text; 0: text.
     serving: false while a server that the engine stands for is away.
     """
 
@@ -32,6 +33,7 @@ class EngineInfo:
     tokens_per_second: float = 0.0
     on_gpu: bool = False
     serving: bool = True
+    embeds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +92,21 @@ class Engine(Protocol):
         """Open one answer; leaving the context cancels it and frees its slot.
 
         Raises TetherError(ENGINE_FAILED) if the engine's process dies, CONTEXT_EXCEEDED if it cannot fit.
+        """
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """An engine of a model that makes vectors."""
+
+    async def count_inputs(self, inputs: tuple[str | tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """Each input's token ids. Raises TetherError(FIELD_INVALID | ENGINE_FAILED)."""
+        ...
+
+    async def embed(self, inputs: tuple[tuple[int, ...], ...]) -> tuple[bytes, ...]:
+        """Vectors of length 1, little-endian float32; inputs: no more at a time than the engine has slots.
+
+        Raises TetherError(ENGINE_FAILED).
         """
         ...

@@ -17,6 +17,10 @@ from inference.engine_wire import (
     Alive,
     Cancel,
     Command,
+    Counted,
+    CountInputs,
+    Embed,
+    Embedded,
     Generate,
     Load,
     Loading,
@@ -107,7 +111,7 @@ class EngineLink:
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         self._requests = count()
         self._answers: dict[int, _Answer] = {}
-        self._counts: dict[int, _Counted] = {}
+        self._counts: dict[int, _Asked] = {}
         # Unbounded, but every entry belongs to a request, and the worker bounds those.
         self._commands, self._to_write = trio.open_memory_channel[Command](math.inf)
         self._buffer = bytearray()
@@ -181,8 +185,25 @@ class EngineLink:
 
     async def tokenize(self, command: Callable[[int], Tokenize]) -> tuple[int, ...]:
         """Raises TetherError(ENGINE_FAILED), or what the engine refused the prompt with."""
+        ids = await self._ask(command)
+        assert isinstance(ids, tuple)
+        return ids
+
+    async def count_inputs(self, command: Callable[[int], CountInputs]) -> tuple[tuple[int, ...], ...]:
+        """Raises TetherError as tokenize does."""
+        counted = await self._ask(command)
+        assert isinstance(counted, Counted)
+        return counted.ids
+
+    async def embed(self, command: Callable[[int], Embed]) -> tuple[bytes, ...]:
+        """Raises TetherError as tokenize does."""
+        embedded = await self._ask(command)
+        assert isinstance(embedded, Embedded)
+        return embedded.vectors
+
+    async def _ask(self, command: Callable[[int], Tokenize | CountInputs | Embed]) -> _Outcome:
         request = next(self._requests)
-        counted = self._counts[request] = _Counted()
+        counted = self._counts[request] = _Asked()
         try:
             self._commands.send_nowait(command(request))
             await counted.done.wait()
@@ -213,6 +234,8 @@ class EngineLink:
                 self._answers[request].put(report)
             case Tokenized(request, ids) if request in self._counts:
                 self._counts[request].set(ids)
+            case Counted(request) | Embedded(request) if request in self._counts:
+                self._counts[request].set(report)
             case Refused(request, error) if request in self._counts:
                 self._counts[request].set(TetherError.from_wire(error))
             case Refused(request, error) if request in self._answers:
@@ -278,14 +301,17 @@ class EngineLink:
         return EngineLost(ended + (f": {lines[-1][:300]}" if lines else ""), killed=False)
 
 
-class _Counted:
-    """The outcome of one tokenize."""
+_Outcome = tuple[int, ...] | Counted | Embedded
+
+
+class _Asked:
+    """The outcome of one tokenize, or of what else has one."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
         self.asked_s = trio.current_time()
-        self.outcome: tuple[int, ...] | TetherError = ()
+        self.outcome: _Outcome | TetherError = ()
 
-    def set(self, outcome: tuple[int, ...] | TetherError) -> None:
+    def set(self, outcome: _Outcome | TetherError) -> None:
         self.outcome = outcome
         self.done.set()

@@ -97,7 +97,12 @@ class Lodging:
         manifest, info = self.offer.manifest, self.info
         if info is None:
             return ServedModel(
-                manifest.name, manifest.version, digest, self.offer.context_tokens, loaded=False
+                manifest.name,
+                manifest.version,
+                digest,
+                self.offer.context_tokens,
+                loaded=False,
+                embeds=self.offer.embeds,
             )
         return ServedModel(
             manifest.name,
@@ -107,6 +112,7 @@ class Lodging:
             loaded=self.engine is not None,
             exact=info.exact,
             tokens_per_second=round(info.tokens_per_second, 1),
+            embeds=self.offer.embeds,
         )
 
 

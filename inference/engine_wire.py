@@ -35,6 +35,8 @@ class Load(_Said, frozen=True):
     tested: bool = False
     plain_kernels: bool = False
     gpu_layers: int = 0
+    pooling: int = 0
+    dimensions: int = 0
 
 
 class Tokenize(_Said, frozen=True):
@@ -54,6 +56,18 @@ class Generate(_Said, frozen=True):
     sampling: Sampling
     scope: bytes = b""
     exact: bool = True
+
+
+class CountInputs(_Said, frozen=True):
+    """Of a model that embeds, as is Embed: the ids of each input."""
+
+    request: int
+    inputs: tuple[str | tuple[int, ...], ...]
+
+
+class Embed(_Said, frozen=True):
+    request: int
+    ids: tuple[tuple[int, ...], ...]
 
 
 class Cancel(_Said, frozen=True):
@@ -86,6 +100,16 @@ class LoadFailed(_Said, frozen=True):
 class Tokenized(_Said, frozen=True):
     request: int
     ids: tuple[int, ...]
+
+
+class Counted(_Said, frozen=True):
+    request: int
+    ids: tuple[tuple[int, ...], ...]
+
+
+class Embedded(_Said, frozen=True):
+    request: int
+    vectors: tuple[bytes, ...]
 
 
 class Refused(_Said, frozen=True):
@@ -121,8 +145,8 @@ class Alive(_Said, frozen=True):
     """The batch goes on: said about once a second while there is work, however slow the model or its owner's limit."""
 
 
-Command = Load | Tokenize | Generate | Cancel
-Report = Loading | Loaded | LoadFailed | Tokenized | Refused | Produced | Alive
+Command = Load | Tokenize | Generate | CountInputs | Embed | Cancel
+Report = Loading | Loaded | LoadFailed | Tokenized | Counted | Embedded | Refused | Produced | Alive
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _COMMANDS: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

@@ -80,6 +80,13 @@ class GgufHeader:
     kv_bytes_per_token: int = 0
     types: frozenset[int] = frozenset()
     layers: int = 0
+    pooling: int = 0
+    width: int = 0
+
+    @property
+    def embeds(self) -> int:
+        """The dimensions of its vectors, if it was made for them: pooled by mean, by the first or by the last."""
+        return max(0, self.width) if self.pooling in (1, 2, 3) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,8 @@ class _Reader:
             kv_bytes_per_token=self._kv_bytes_per_token(architecture),
             types=frozenset(self.types),
             layers=max(0, self._number(f"{architecture}.block_count", 0)),
+            pooling=self._number(f"{architecture}.pooling_type", 0),
+            width=self._number(f"{architecture}.embedding_length", 0),
         )
 
     def _magic(self) -> int:

@@ -22,11 +22,11 @@ from msgspec.structs import replace
 
 from inference.engine import EngineInfo, Generation, Prompt, Tokens
 from inference.engine_link import EngineLink, EngineLost
-from inference.engine_wire import Generate, Load, Loaded, LoadFailed, Tokenize
+from inference.engine_wire import CountInputs, Embed, Generate, Load, Loaded, LoadFailed, Tokenize
 from inference.gguf import GgufHeader, read_header
 from inference.manifest import hash_file
 from inference.offer import Told
-from inference.quarantine import DEATHS, Quarantine, digest_of, digest_of_prompt
+from inference.quarantine import DEATHS, Quarantine, digest_of, digest_of_inputs, digest_of_prompt
 from inference.recipe import EXACT_TYPES, may_be_exact
 from inference.restarts import LAST_PAUSE_S, Restarts
 from inference.sizing import LlamaSettings, size_engine
@@ -87,7 +87,7 @@ async def open_llama(
     load = await _load_command(path, header, settings, program)
     link = EngineLink(await _start_process(program), hang_s=settings.hang_s)
     info = await _load(link, path, load, program, told)
-    if settings.exact == "on" and not info.exact:
+    if settings.exact == "on" and not info.exact and not info.embeds:
         await link.end()
         detail = f"{path} is not exact on this machine, as --exact on demands: it failed the self-test."
         raise TetherError(MODEL_INVALID, detail, field="model")
@@ -154,6 +154,18 @@ class LlamaEngine:
     def generate(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Tokens]]:
         """Open one answer. Raises TetherError(CONTEXT_EXCEEDED | ENGINE_FAILED | INPUT_QUARANTINED)."""
         return self._generate(generation)
+
+    async def count_inputs(self, inputs: tuple[str | tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """As `Embedder`."""
+        with self._accused(digest_of_inputs(inputs)):
+            link = await self._running()
+            return await link.count_inputs(lambda request: CountInputs(request, inputs))
+
+    async def embed(self, inputs: tuple[tuple[int, ...], ...]) -> tuple[bytes, ...]:
+        """As `Embedder`."""
+        with self._accused(digest_of_inputs(inputs)):
+            link = await self._running()
+            return await link.embed(lambda request: Embed(request, inputs))
 
     @asynccontextmanager
     async def _generate(self, asked: Generation) -> AsyncIterator[AsyncIterator[Tokens]]:
@@ -244,6 +256,8 @@ async def _load_command(path: Path, header: GgufHeader, settings: LlamaSettings,
         max_tokens_per_second=settings.max_tokens_per_second,
         model_sha256=sha256,
         gpu_layers=sizes.gpu_layers,
+        pooling=header.pooling if header.embeds else 0,
+        dimensions=header.embeds,
     )
 
 
@@ -270,7 +284,10 @@ async def _load(
         match await link.load(load, told):
             case Loaded(context_tokens, build_tag, exact, speed, on_gpu):
                 limit = load.max_tokens_per_second or math.inf
-                return EngineInfo(context_tokens, load.slots, build_tag, exact, min(speed, limit), on_gpu)
+                speed = min(speed, limit)
+                return EngineInfo(
+                    context_tokens, load.slots, build_tag, exact, speed, on_gpu, embeds=load.dimensions
+                )
             case LoadFailed(reason):
                 raise TetherError(
                     MODEL_INVALID, f"{program.name} cannot load {path}: {reason}.", field="model"

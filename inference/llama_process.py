@@ -21,11 +21,14 @@ from typing import BinaryIO, Final
 from inference.batch import Batch
 from inference.chat import ChatTemplate
 from inference.containment import die_before_parent, forbid_core_dumps, leave_signals_to_parent
+from inference.embedding_process import EmbeddingContext, embed_for_ever
 from inference.engine_wire import (
     PREFIX,
     Alive,
     Cancel,
     Command,
+    CountInputs,
+    Embed,
     Generate,
     Load,
     Loaded,
@@ -171,6 +174,8 @@ def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
     start()
     try:
         told = Telling(outbox)
+        if load.pooling:
+            return _embed(load, commands, outbox, told)
         ready = load_model(load, told)
         model, context = ready.model, ready.context
         template = ChatTemplate(model.chat_template) if model.chat_template else None
@@ -195,6 +200,15 @@ def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
     )
     reader.start()
     _step_for_ever(batch(load.max_tokens_per_second), inbox, outbox)
+
+
+def _embed(load: Load, commands: BinaryIO, outbox: Outbox, told: Telling) -> None:
+    """Raises LoadError."""
+    model = Model(Path(load.path), gpu_layers=load.gpu_layers, told=told.read)
+    context = EmbeddingContext(model, load)
+    tag = build_tag(load.model_sha256, f"llama.cpp{Version}", system_info(), exact=False)
+    outbox.put(Loaded(load.context_tokens, tag, False, on_gpu=load.gpu_layers > 0 and has_gpu()))
+    embed_for_ever(model, context, partial(_next_command, commands), outbox.put)
 
 
 def _step_for_ever(batch: Batch, inbox: Inbox, outbox: Outbox) -> None:
@@ -227,8 +241,8 @@ def _read_for_ever(
                 outbox.put(_tokenize(command, model, template))
             case Generate() | Cancel():
                 inbox.put(command)
-            case Load():
-                raise AssertionError("only the first command loads")
+            case Load() | CountInputs() | Embed():
+                raise AssertionError(f"{type(command).__name__} is not for an engine that runs")
 
 
 def _tokenize(command: Tokenize, model: Model, template: ChatTemplate | None) -> Report:

@@ -91,11 +91,14 @@ class Model:
     def eos(self) -> str:
         return self._text(c.llama_vocab_eos(self.vocabulary))
 
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Tokenize without adding anything. special: whether the text of a control token becomes that token."""
+    def encode(self, text: str, *, special: bool, whole: bool = False) -> list[int]:
+        """Tokenize; whole: with the tokens that the model wants before and after a text.
+
+        special: whether the text of a control token becomes that token.
+        """
         data = text.encode("utf-8", "replace")
-        ids = (c.llama_token * (len(data) + 2))()
-        count = c.llama_tokenize(self.vocabulary, data, len(data), ids, len(ids), False, special)
+        ids = (c.llama_token * (len(data) + 4))()
+        count = c.llama_tokenize(self.vocabulary, data, len(data), ids, len(ids), whole, special)
         if count < 0:
             raise DecodeError(f"llama_tokenize wants {-count} tokens for {len(data)} bytes")
         return list(ids[:count])

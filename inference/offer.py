@@ -17,7 +17,7 @@ Told = Callable[[float], None]
 class Offer:
     """need_bytes: of this machine's memory while the engine runs; 0: it computes elsewhere. slots, context_tokens: what
     the engine will have, known before it runs. open: starts it; it runs until the context ends. threads, gpu_layers:
-    only shown.
+    only shown. embeds: dimensions of its vectors, 0 for text.
 
     open raises TetherError(MODEL_INVALID) for a model that will never run here, another code for one that may later.
     """
@@ -29,3 +29,4 @@ class Offer:
     open: Callable[[Told], AbstractAsyncContextManager[Engine]]
     threads: int | None = None
     gpu_layers: int | None = None
+    embeds: int = 0

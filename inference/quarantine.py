@@ -33,6 +33,11 @@ def digest_of_prompt(prompt: Prompt) -> bytes:
     ).digest()
 
 
+def digest_of_inputs(inputs: tuple[str | tuple[int, ...], ...]) -> bytes:
+    """Of what is to be embedded."""
+    return hashlib.blake2b(msgspec.msgpack.encode(inputs), digest_size=16).digest()
+
+
 class Quarantine:
     """Deaths by input."""
 

@@ -67,7 +67,7 @@ def size_engine(header: GgufHeader, settings: LlamaSettings, device: Device) -> 
     wanted = min(settings.context_tokens or DEFAULT_CONTEXT_TOKENS, header.context_length)
     context = wanted if settings.context_tokens else _shortened(header, wanted, budget)
     slots = settings.slots or max(1, min(MAX_SLOTS, budget // _slot_bytes(header, context)))
-    if context == wanted and not settings.context_tokens:
+    if context == wanted and not settings.context_tokens and not header.embeds:
         context = _stretched(header, context, budget // slots)
     kv_bytes = slots * _slot_bytes(header, context)
     return Sizes(

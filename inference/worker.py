@@ -338,8 +338,8 @@ def open_content(plain: bytes, grant: Grant) -> SealedInput:
     except TetherError:
         # The decoder's own words may quote the content, and this error goes out in clear.
         raise TetherError(FRAME_INVALID, "The sealed input is no message of this protocol.") from None
-    if (content.messages is None) == (content.prompt is None):
-        raise TetherError(FRAME_INVALID, "The sealed input has to hold either messages or a prompt.")
+    if [content.messages is None, content.prompt is None, not content.embed].count(False) != 1:
+        raise TetherError(FRAME_INVALID, "The sealed input has to hold messages, a prompt, or what to embed.")
     check_prefixes(content.prefixes)
     if not 0 < len(content.mac_key) <= MAX_MAC_KEY_BYTES:
         raise TetherError(GRANT_INVALID, "The key of the request MAC is out of bounds.")

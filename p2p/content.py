@@ -63,7 +63,8 @@ class Sampling(Message, frozen=True):
 class SealedInput(Message, frozen=True):
     """What is inside the seal of an Infer.Request: the content, and the key of the request MAC.
 
-    Exactly one of messages and prompt is set. resume: token ids already emitted, all of them; the worker goes on
+    Exactly one of messages, prompt and embed (texts or token ids to make vectors of) is set.
+    resume: token ids already emitted, all of them; the worker goes on
     at position len(resume). tools: what the model is told that it may call. prefixes: as the placement was asked for.
     """
 
@@ -75,6 +76,7 @@ class SealedInput(Message, frozen=True):
     resume: tuple[int, ...] = ()
     tools: tuple[Tool, ...] = ()
     prefixes: tuple[bytes, ...] = ()
+    embed: tuple[str | tuple[int, ...], ...] = ()
 
 
 class Usage(Message, frozen=True):
@@ -100,6 +102,7 @@ class ChunkBody(Message, frozen=True):
     (prompt tokens counted) and no tokens. token_ids start at position (counted from
     the start of the answer, resumed ids included); text may lag behind them while a character or a stop is open.
     logprobs: none, or one for each id.
+    vectors: of an embedding, little-endian float32; position is then the first one's among the inputs.
     The last one has finish, usage and receipt, or error.
     """
 
@@ -113,3 +116,4 @@ class ChunkBody(Message, frozen=True):
     error: WireError | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     loading: int | None = None
+    vectors: tuple[bytes, ...] = ()

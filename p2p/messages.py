@@ -75,6 +75,7 @@ class ServedModel(Message, frozen=True):
     """A model that a worker serves. digest: of its manifest, hex; context_tokens: prompt and answer; loaded: in memory.
 
     exact: a seed gives the same bytes wherever the build tag is the same; tokens_per_second: of one answer alone, or 0.
+    embeds: the dimensions of its vectors, of a model that makes vectors and no text; 0: text.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ServedModel(Message, frozen=True):
     loaded: bool = True
     exact: bool = False
     tokens_per_second: float = 0.0
+    embeds: int = 0
 
 
 class HealthReport(Message, frozen=True):

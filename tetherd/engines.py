@@ -122,6 +122,7 @@ async def _by_llama(model: LocalModel, terms: EngineTerms, told: Told) -> Offer:
         start,
         sizes.threads,
         sizes.gpu_layers,
+        model.header.embeds,
     )
 
 

@@ -34,7 +34,7 @@ Told = Callable[[Queued | Loading], None]
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One parsed request. Exactly one of messages and prompt. max_tokens None: as many as the context holds.
+    """One parsed request. Exactly one of messages, prompt and embed. max_tokens None: as many as the context holds.
 
     sampling.seed None-ness is in seed_given: without one the gateway draws it. traceparent: W3C, or "".
     key: the tenant's, None for `local`. It is plain data: the input of a job that dies is kept as such.
@@ -42,7 +42,7 @@ class Submission:
 
     tenant: str
     model: str
-    sampling: Sampling
+    sampling: Sampling = Sampling()  # noqa: RUF009 it is frozen
     messages: tuple[ChatMessage, ...] | None = None
     prompt: str | None = None
     max_tokens: int | None = None
@@ -51,6 +51,8 @@ class Submission:
     traceparent: str = ""
     key: KeyProof | TokenProof | None = None
     tools: tuple[Tool, ...] = ()
+    embed: tuple[str | tuple[int, ...], ...] = ()
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,15 @@ class Delta:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    vectors: tuple[bytes, ...] = ()
 
     def with_next(self, other: Delta) -> Delta:
-        return Delta(self.text + other.text, self.token_ids + other.token_ids, self.logprobs + other.logprobs)
+        return Delta(
+            self.text + other.text,
+            self.token_ids + other.token_ids,
+            self.logprobs + other.logprobs,
+            self.vectors + other.vectors,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,10 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One line of /v1/models. context_tokens: the smallest among its workers; loaded: those that have it in memory."""
+    """One line of /v1/models. context_tokens: the smallest among its workers; loaded: those that have it in memory.
+
+    embeds: dimensions of its vectors; 0: it makes text.
+    """
 
     name: str
     version: str
@@ -115,6 +126,7 @@ class ModelSummary:
     workers: int
     created: int = 0
     loaded: int = 0
+    embeds: int = 0
 
 
 class Inference(Protocol):

@@ -41,6 +41,7 @@ from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics
 from tetherd.gateway.refusals import Refusals
 from tetherd.gateway.settings import GatewaySettings
+from tetherd.gateway.vectors import Vectors
 from tetherd.identity.tokens import TokenProof
 from tetherd.tenants.keys import KeyProof
 
@@ -103,6 +104,7 @@ class Exchange:
         self._order = order
         self._parts = parts
         self._dispatch = Dispatch(parts.settings, order.max_tokens, parts.draw)
+        self._vectors = Vectors(len(order.content.embed), order.model.embeds)
         self._send, self._receive = trio.open_memory_channel[Delta | End](BUFFERED)
         self._held: Delta | End | None = None
         self._known = trio.Event()
@@ -263,6 +265,8 @@ class Exchange:
         ) as chunks:
             while True:
                 body = await chunks.next()
+                if body.vectors and (fresh := self._vectors.take(body)):
+                    await self._hand_on(Delta("", vectors=fresh))
                 ending = await self._take(body, granted, chunks, opened)
                 if body.usage is not None:
                     self._cached = max(0, min(body.usage.cached_tokens, self._dispatch.prompt_tokens))

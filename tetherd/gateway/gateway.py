@@ -42,7 +42,7 @@ from tetherd.gateway.attempt import Attempts
 from tetherd.gateway.catalogue import Catalogue
 from tetherd.gateway.exchange import Exchange, Order, Parts
 from tetherd.gateway.journal import Journal
-from tetherd.gateway.models import choose, summarize
+from tetherd.gateway.models import check_embeds, choose, summarize
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
 from tetherd.gateway.prefixes import prefixes_of
@@ -261,10 +261,17 @@ class Gateway:
             sampling=sampling,
             max_tokens=submission.max_tokens,
             tools=submission.tools,
+            embed=submission.embed,
         )
         content = replace(content, prefixes=prefixes_of(secret, submission.model, content))
         said = msgspec.msgpack.encode(
-            (submission.messages, submission.prompt, submission.sampling, submission.tools)
+            (
+                submission.messages,
+                submission.prompt,
+                submission.sampling,
+                submission.tools,
+                submission.embed,
+            )
         )
         return _Asked(
             job, retry_token, content, request_mac(content.mac_key, content), input_digest(secret, said)
@@ -272,6 +279,7 @@ class Gateway:
 
     def _order(self, submission: Submission, asked: _Asked, told: Told | None = None) -> Order:
         model = choose(self.served(), submission.model, self._swarm.region, self._meaning)
+        check_embeds(model, submission)
         size, limit = len(encode(asked.content)), self._settings.max_input_bytes
         if size > limit:
             raise TetherError(
@@ -380,6 +388,10 @@ def _bound(content: SealedInput, tokens_per_message: int) -> int:
     messages = content.messages or ()
     texts = [content.prompt or "", *(message.content for message in messages)]
     tokens = sum(len(text.encode()) + tokens_per_message for text in texts)
+    tokens += sum(
+        (len(one.encode()) if isinstance(one, str) else len(one)) + tokens_per_message
+        for one in content.embed
+    )
     calls = [call for message in messages for call in message.tool_calls]
     if content.tools or calls:
         told = sum(len(encode(one)) + tokens_per_message for one in (*content.tools, *calls))

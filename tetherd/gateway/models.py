@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from p2p.errors import MODEL_NOT_FOUND, NO_WORKER, TetherError
+from p2p.errors import FIELD_INVALID, MODEL_NOT_FOUND, NO_WORKER, TetherError
 from p2p.messages import ServedModel
-from tetherd.gateway.answer import ModelSummary
+from tetherd.gateway.answer import ModelSummary, Submission
 from tetherd.gateway.ports import KnownWorker
 
 
@@ -47,8 +47,25 @@ def choose(
 def _counted(known: ModelSummary | None, model: ServedModel) -> ModelSummary:
     if known is None:
         return ModelSummary(
-            model.name, model.version, model.digest, model.context_tokens, workers=1, loaded=int(model.loaded)
+            model.name,
+            model.version,
+            model.digest,
+            model.context_tokens,
+            workers=1,
+            loaded=int(model.loaded),
+            embeds=model.embeds,
         )
     context_tokens = min(known.context_tokens, model.context_tokens)
     loaded = known.loaded + model.loaded
     return replace(known, context_tokens=context_tokens, workers=known.workers + 1, loaded=loaded)
+
+
+def check_embeds(model: ModelSummary, submission: Submission) -> None:
+    """Whether a model makes what is asked for. Raises TetherError(FIELD_INVALID)."""
+    if bool(model.embeds) != bool(submission.embed):
+        makes, path = ("vectors", "embeddings") if model.embeds else ("text", "chat/completions")
+        detail = f"{model.name} makes {makes}: ask /v1/{path}, or another model."
+        raise TetherError(FIELD_INVALID, detail, field="model")
+    if submission.dimensions not in (None, model.embeds):
+        detail = f"{model.name} has {model.embeds} dimensions, and does not say that they may be fewer."
+        raise TetherError(FIELD_INVALID, detail, field="dimensions")

@@ -34,7 +34,7 @@ MAX_ANSWER_BYTES: Final = 4 << 20
 _log: Final = structlog.get_logger()
 
 
-Piece = tuple[str, tuple[TokenLogprob, ...]]
+Piece = tuple[str, tuple[TokenLogprob, ...], tuple[bytes, ...]]
 Pieces = tuple[Piece, ...]
 
 
@@ -63,7 +63,9 @@ class Replayed:
             job, kept.model, kept.version, kept.worker, kept.region, kept.prompt_tokens, kept.created
         )
         attempts = tuple(AttemptSummary(*one) for one in kept.attempts)
-        self._items: list[Delta | End] = [Delta(text, (), logprobs) for text, logprobs in kept.pieces]
+        self._items: list[Delta | End] = [
+            Delta(text, (), logprobs, vectors) for text, logprobs, vectors in kept.pieces
+        ]
         self._items.append(End(kept.finish, kept.usage, attempts))
 
     async def started(self) -> Started:
@@ -91,10 +93,11 @@ class Recording:
         size_bytes = 0
         async for item in self._answer:
             match item:
-                case Delta(text, _, logprobs):
-                    size_bytes += 4 * len(text) + sum(32 * (1 + len(one.top)) for one in logprobs)
+                case Delta(text, _, logprobs, vectors):
+                    size_bytes += 4 * len(text) + sum(map(len, vectors))
+                    size_bytes += sum(32 * (1 + len(one.top)) for one in logprobs)
                     if size_bytes <= MAX_ANSWER_BYTES:
-                        pieces.append((text, logprobs))
+                        pieces.append((text, logprobs, vectors))
                 case End() if size_bytes <= MAX_ANSWER_BYTES:
                     await self._keep(await self._answer.started(), tuple(pieces), item)
             yield item

@@ -63,7 +63,7 @@ class AnswerResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = _EventStream(send)
         async with trio.open_nursery() as nursery:
-            watch = _Watch(nursery.cancel_scope)
+            watch = Watch(nursery.cancel_scope)
             nursery.start_soon(watch.run, receive)
             if self._parsed.stream:
                 whole = await self._stream(stream, nursery)
@@ -175,7 +175,7 @@ class _Opening:
         self._scope.cancel()
 
 
-class _Watch:
+class Watch:
     """Cancels an answer when its client goes away.
 
     It ends before the last byte goes out: the server reports a finished response as a disconnect, too, while it is

@@ -29,6 +29,7 @@ from p2p.errors import (
 from tetherd.gateway.answer import Inference
 from tetherd.http import responses
 from tetherd.http.answering import AnswerResponse, error_response
+from tetherd.http.embeddings import EmbeddingResponse, parse_embedding
 from tetherd.http.guard import Guard, GuardMiddleware
 from tetherd.http.openapi import OPENAPI
 from tetherd.http.requests import Parsed, parse_chat, parse_completion, shown_key
@@ -44,6 +45,7 @@ Point an OpenAI client at this address with /v1, any key will do.
   GET  /v1/models
   POST /v1/chat/completions
   POST /v1/completions
+  POST /v1/embeddings
   GET  /healthz  /readyz  /metrics  /openapi.json
 """
 
@@ -71,6 +73,7 @@ def build_app(
         routes=[
             Route("/v1/chat/completions", shim.chat, methods=["POST"]),
             Route("/v1/completions", shim.completion, methods=["POST"]),
+            Route("/v1/embeddings", shim.embedding, methods=["POST"]),
             Route("/v1/models", shim.models),
             Route("/v1/models/{model:path}", shim.model),
             Route("/healthz", shim.healthz),
@@ -101,6 +104,10 @@ class _Shim:
 
     async def completion(self, request: Request) -> Response:
         return await self._answer(request, "text", parse_completion)
+
+    async def embedding(self, request: Request) -> Response:
+        body = await _body(request, self._settings.max_body_bytes)
+        return EmbeddingResponse(self._inference, parse_embedding(body, request.headers))
 
     async def models(self, request: Request) -> Response:
         served = await self._inference.models(shown_key(request.headers))

@@ -197,6 +197,33 @@ def _get(summary: str, answer: _Schema, *parameters: _Schema) -> _Schema:
 _TEXT: Final[_Schema] = {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}
 _MODEL: Final[_Schema] = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
+_EMBEDDINGS: Final[_Schema] = {
+    "post": {
+        "summary": "Make vectors of texts",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _object(
+                        {
+                            "model": {"type": "string", "maxLength": MAX_MODEL_CHARS},
+                            "input": {"description": "a text, token ids, or up to 2,048 of either"},
+                            "encoding_format": {"enum": ["float", "base64"], "default": "float"},
+                            "dimensions": {"type": "integer", "description": "only the model's own number"},
+                        },
+                        "model",
+                        "input",
+                    )
+                }
+            },
+        },
+        "responses": {
+            "200": _json({"type": "object"}, "The vectors, in the order of the inputs"),
+            "default": _json(_ref("Error"), "What went wrong and what to do"),
+        },
+    }
+}
+
 OPENAPI: Final = msgspec.json.encode(
     {
         "openapi": "3.1.0",
@@ -204,6 +231,7 @@ OPENAPI: Final = msgspec.json.encode(
         "paths": {
             "/v1/chat/completions": _infer("Answer a conversation", "ChatRequest"),
             "/v1/completions": _infer("Continue a text", "CompletionRequest"),
+            "/v1/embeddings": _EMBEDDINGS,
             "/v1/models": _get("What the region serves", _json(_ref("Models"), "The models")),
             "/v1/models/{model}": _get("One model", _json({"type": "object"}, "The model"), _MODEL),
             "/healthz": _get("Whether the process lives", _TEXT),

@@ -123,7 +123,7 @@ def _parsed(
         sampling=sampling,
         max_tokens=_max_tokens(fields),
         seed_given=seed_given,
-        idempotency_key=_idempotency_key(headers),
+        idempotency_key=replay_key_of(headers),
         traceparent=headers.get("traceparent", "")[:128],
         key=key,
         tools=tools.told,
@@ -180,7 +180,8 @@ def _max_tokens(fields: Fields) -> int | None:
     return newer if newer is not None else older
 
 
-def _idempotency_key(headers: Mapping[str, str]) -> str | None:
+def replay_key_of(headers: Mapping[str, str]) -> str | None:
+    """The client's Idempotency-Key. Raises TetherError(FIELD_INVALID)."""
     key = headers.get("idempotency-key")
     if key is None:
         return None

@@ -71,6 +71,7 @@ def model_field(model: ModelSummary, models: Sequence[ModelSummary]) -> dict[str
         "digest": model.digest,
         "context_length": model.context_tokens,
         "workers": model.workers,
+        **({"embedding_dimensions": model.embeds} if model.embeds else {}),
     }
 
 

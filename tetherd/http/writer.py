@@ -70,13 +70,7 @@ class Page:
         return f"{'chatcmpl' if self.kind == 'chat' else 'cmpl'}-{self.started.job.hex()[:32]}"
 
     def headers(self) -> dict[str, str]:
-        started = self.started
-        return {
-            "x-tether-job": started.job.hex(),
-            "x-tether-worker": started.worker,
-            "x-tether-region": started.region,
-            **rate_headers(started.rates),
-        }
+        return headers_of(self.started)
 
     def frame(self, kind: str) -> dict[str, Any]:
         return {
@@ -96,6 +90,16 @@ class Page:
         kind = "chat.completion" if self.kind == "chat" else "text_completion"
         body = {**self.frame(kind), "choices": [Writer(self, choice).whole() for choice in choices]}
         return _encode({**body, "usage": usage_field(choices), "tether": tether_field(choices)})
+
+
+def headers_of(started: Started) -> dict[str, str]:
+    """What every answer says of itself."""
+    return {
+        "x-tether-job": started.job.hex(),
+        "x-tether-worker": started.worker,
+        "x-tether-region": started.region,
+        **rate_headers(started.rates),
+    }
 
 
 class Writer:
