@@ -1,7 +1,6 @@
 """The messages of the wire, as msgspec Structs: msgpack maps with camelCase keys (docs/wire-protocol.md).
 
-Unknown fields are ignored, so a minor version may add some. Whatever is derived from a prompt or an answer travels
-only inside the seal: `SealedInput` and `ChunkBody` are what is sealed, everything else here is read in clear.
+Unknown fields are ignored. What comes of prompts and answers is sealed (`p2p/content.py`); all this is read in clear.
 """
 
 from __future__ import annotations
@@ -74,8 +73,7 @@ PREFIX_BYTES: Final = 8
 class ServedModel(Message, frozen=True):
     """A model that a worker serves. digest: of its manifest, hex; context_tokens: prompt and answer; loaded: in memory.
 
-    exact: a seed gives the same bytes wherever the build tag is the same; tokens_per_second: of one answer alone, or 0.
-    embeds: the dimensions of its vectors, of a model that makes vectors and no text; 0: text.
+    exact: a seed repeats within a build tag; tokens_per_second: of one answer alone, or 0; embeds: dimensions, 0: text.
     """
 
     name: str
