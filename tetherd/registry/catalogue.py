@@ -97,7 +97,7 @@ class Catalogue:
         self.revoked: set[PeerId] = set()
         self._trusted: dict[PeerId, bytes] = {}
         self._announced: dict[str, float] = {}
-        self.on_dht = ReleasesOnDht(network, swarm_id, self.revoked)
+        self.on_dht = ReleasesOnDht(network, swarm_id)
         self._news = trio.Event()
         self._load()
         rpc.serve(CATALOGUE, self._answer)
@@ -200,7 +200,7 @@ class Catalogue:
     def _revoke(self, publisher: PeerId) -> None:
         self.revoked.add(publisher)
         for reference in [name for name, one in self._known.items() if one.publisher == publisher]:
-            del self._known[reference]
+            self.on_dht.forget(self._known.pop(reference))
             self._remove(f"{reference}.release")
             _log.warning("release_revoked", model=reference, publisher=publisher)
         for name in [name for name, one in self._aliases.items() if one[1].publisher == publisher]:

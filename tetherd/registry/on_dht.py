@@ -3,20 +3,19 @@
     /tether-release/<SHA-256 of swarm id and name@version>     that release, its publisher's newest word
     /tether-release/<SHA-256 of swarm id and name>             the newest release of the name
 
-Whoever keeps one has checked its signatures, and so does whoever reads it.
+Whoever keeps one has checked its signatures, and so does whoever reads it. A publisher who was revoked is no matter
+here: those who have not heard of it yet are honest, and what they put is refused by the catalogue of whoever reads it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from typing import Final
 
 import structlog
 
 from inference.artifacts.release import Published, SignedRelease, check_release
 from p2p.errors import TetherError
-from p2p.identity import PeerId
 from p2p.membership import SwarmId
 from p2p.transport import Discovery
 from p2p.values import MAX_VALUE_BYTES, value_key
@@ -32,13 +31,12 @@ class ReleaseCheck:
 
     final: Final = False
 
-    def __init__(self, swarm_id: SwarmId, revoked: Collection[PeerId]) -> None:
+    def __init__(self, swarm_id: SwarmId) -> None:
         self._swarm_id = swarm_id
-        self._revoked = revoked
 
     def rank(self, name: str, value: bytes) -> int | None:
         try:
-            published = check_release(decode(value, SignedRelease), self._swarm_id, self._revoked)
+            published = check_release(decode(value, SignedRelease), self._swarm_id)
         except TetherError:
             return None
         if name not in (key_name(self._swarm_id, one) for one in _names(published)):
@@ -47,12 +45,12 @@ class ReleaseCheck:
 
 
 class ReleasesOnDht:
-    """revoked: publishers whose releases are refused, as the catalogue comes to know them."""
+    """Puts, gets, and stops repeating."""
 
-    def __init__(self, network: Discovery, swarm_id: SwarmId, revoked: Collection[PeerId]) -> None:
+    def __init__(self, network: Discovery, swarm_id: SwarmId) -> None:
         self._network = network
         self._swarm_id = swarm_id
-        network.accept_values(NAMESPACE, ReleaseCheck(swarm_id, revoked))
+        network.accept_values(NAMESPACE, ReleaseCheck(swarm_id))
 
     async def put(self, published: Published) -> None:
         """Keep it there while this node is up. A release of over 256 KiB is told by peers alone."""
@@ -64,6 +62,11 @@ class ReleasesOnDht:
                 await self._network.put_value(self._key(name), value)
             except TetherError as error:
                 _log.debug("release_not_put", model=published.reference, cause=str(error)[:200])
+
+    def forget(self, published: Published) -> None:
+        """Repeat it no more."""
+        for name in _names(published):
+            self._network.forget_value(self._key(name))
 
     async def get(self, name: str) -> SignedRelease | None:
         """name: with or without @version."""

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
-from inference.artifacts.release import check_release
+from inference.artifacts.release import check_release, revoke
+from p2p.errors import MODEL_NOT_FOUND, TetherError
 from p2p.host.host import Host
 from p2p.rpc import Rpc
 from p2p.wire import encode
@@ -47,7 +49,7 @@ async def test_a_release_is_found_when_all_who_had_it_in_their_catalogues_are_go
 
 
 def test_only_a_release_of_that_name_by_a_publisher_who_is_trusted_has_a_rank() -> None:
-    check = ReleaseCheck(SWARM.swarm_id, revoked := set())
+    check = ReleaseCheck(SWARM.swarm_id)
     name, version = (key_name(SWARM.swarm_id, one) for one in ("demo", "demo@1"))
     older, newer = (encode(signed(release("1", created=created))) for created in (1.0, 2.0))
     assert check.rank(name, older) == check.rank(version, older) == 1_000
@@ -56,5 +58,18 @@ def test_only_a_release_of_that_name_by_a_publisher_who_is_trusted_has_a_rank() 
     assert check.rank(key_name(SWARM.swarm_id, "demo@2"), older) is None
     for bad in (b"", b"junk", older[:-1], encode(signed(release("1"), by=OTHER))[:40]):
         assert check.rank(name, bad) is None
-    revoked.add(PUBLISHER.node_id)
-    assert check.rank(name, older) is None
+
+
+async def test_what_a_revoked_publisher_put_is_found_and_not_believed(tmp_path: Path) -> None:
+    async with (
+        open_nodes(SWARM, 2) as (keeper, late),
+        open_catalogue(keeper, tmp_path / "keeper") as honest,
+        open_catalogue(late, tmp_path / "late") as catalogue,
+    ):
+        await late.connect(address(keeper))
+        await honest.on_dht.put(honest.add_release(signed(release("1"))))
+        catalogue.add_word(revoke(SWARM.authority, PUBLISHER.node_id, 5.0))
+        with pytest.raises(TetherError) as refused:
+            await catalogue.resolve("demo", "1")
+        assert refused.value.code is MODEL_NOT_FOUND
+        assert keeper.peer_id in late.peers(), "who has not heard of it is honest"
