@@ -146,8 +146,8 @@ def started_and(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> 
     """Every engine process has something happen to it before its first command."""
     start = llama._start_process
 
-    async def start_and_act() -> trio.Process:
-        process = await start()
+    async def start_and_act(program: llama.Program) -> trio.Process:
+        process = await start(program)
         act(process.pid)
         return process
 

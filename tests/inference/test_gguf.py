@@ -96,6 +96,7 @@ def test_a_header_says_what_the_model_is(file: Path) -> None:
         chat_template="{{ messages }}",
         kv_bytes_per_token=2 * 2 * (8 + 8) * 2,
         layers=2,
+        width=32,
     )
 
 
