@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from inference.engine import Finish
 from inference.engine_wire import Generate, Produced
-from inference.forward import Forward, Logits, Row
+from inference.forward import Forward, Rows
 from inference.native import Model
 from inference.pace import Pace
 from inference.prefix_cache import PrefixCache, Wanted
 from inference.recipe import EXACT_CHUNK
 from inference.sampler import Sampler, log_probabilities
-from inference.scheduler import Scheduler, Step, Work
+from inference.scheduler import Scheduler, Work
 from inference.text import TextStream
 from p2p.content import TokenLogprob
 from p2p.errors import FIELD_INVALID, TetherError
@@ -21,21 +21,15 @@ from p2p.errors import FIELD_INVALID, TetherError
 
 @dataclass(slots=True)
 class _Answer:
-    """tokens: prompt and answer; first: where the answer starts in them; cached: how many needed no computing."""
+    """tokens: prompt and answer; first, end: where the answer starts in them and has to end; cached: of the prompt."""
 
     asked: Generate
     text: TextStream
     sampler: Sampler
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[int]
+    first: int
+    end: int
     cached: int = 0
-
-    @property
-    def first(self) -> int:
-        return len(self.asked.prompt)
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens) - self.first
 
 
 class Batch:
@@ -69,11 +63,12 @@ class Batch:
         if not all(0 <= token < self._model.vocabulary_size for token in (*asked.prompt, *asked.resume)):
             raise TetherError(FIELD_INVALID, "A token id is not in this model's vocabulary.", field="resume")
         sampler = Sampler(self._model, asked.sampling, asked.resume)
-        answer = _Answer(asked, self._text_of(asked), sampler, [*asked.prompt, *asked.resume])
+        first, tokens = len(asked.prompt), [*asked.prompt, *asked.resume]
+        answer = _Answer(asked, self._text_of(asked), sampler, tokens, first, first + asked.max_tokens)
         if answer.text.stopped:
             sampler.close()
             yield self._produced(answer, (), "", "stop")
-        elif answer.length >= asked.max_tokens:
+        elif len(tokens) >= answer.end:
             sampler.close()
             yield self._produced(answer, (), answer.text.close(), "length")
         else:
@@ -94,6 +89,9 @@ class Batch:
     def choose(self, request: int, free: Sequence[int]) -> int:
         return self._cache.choose(self._wanted(request), free)
 
+    def waits(self, request: int, slot: int) -> bool:
+        return self._cache.awaited(self._wanted(request), slot)
+
     def begin(self, request: int, slot: int) -> int:
         wanted = self._wanted(request)
         found = self._cache.find(wanted, slot)
@@ -102,7 +100,7 @@ class Batch:
         self._context.keep(slot, found.length)
         self._cache.take(slot, wanted, found.length)
         answer = self._answers[request]
-        answer.cached = min(found.length, len(answer.asked.prompt))
+        answer.cached = min(found.length, answer.first)
         return found.length
 
     def _wanted(self, request: int) -> Wanted:
@@ -112,40 +110,43 @@ class Batch:
 
     # ── One step ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def step(self, now_s: float) -> Iterator[Produced]:
-        """Go one step on and yield what came of it; nothing where the pace does not allow a token yet."""
+    def step(self, now_s: float) -> list[Produced]:
+        """Go one step on and tell what came of it; nothing where the pace does not allow a token yet."""
         step = self._scheduler.plan(self._pace.allowance(now_s))
         self._pace.spend(step.samples)
-        self._stalled = not step.decode and step.prefill is None
-        for works in _rounds(step):
-            exact = any(self._answers[work.request].asked.exact for work in works)
-            self._context.decode([row for work in works for row in self._rows(work)], exact=exact)
-            for work in works:
-                self._cache.fill(work.slot, work.start + work.count)
-            last = -1
-            drawn: list[tuple[Work, int, tuple[TokenLogprob, ...]]] = []
-            for work in works:
-                last += work.count
-                if work.samples:
-                    logits = self._context.logits(last)
-                    asked = self._answers[work.request]
-                    token = asked.sampler.next(logits)
-                    drawn.append((work, token, self._logprobs(asked, logits, token)))
-            for work, token, logprobs in drawn:
-                yield self._take(self._answers[work.request], token, logprobs)
+        self._stalled = not step.decode and not step.prefill
+        # Decoding slots together, prompts apart: a mixed batch would be cut in two at the same cost anyway.
+        return [one for works in (step.decode, step.prefill) if works for one in self._computed(works)]
 
-    def _rows(self, work: Work) -> Iterator[Row]:
-        tokens = self._answers[work.request].tokens
-        last = work.start + work.count - 1
-        for position in range(work.start, last + 1):
-            yield Row(tokens[position], position, work.slot, work.samples and position == last)
+    def _computed(self, works: Sequence[Work]) -> list[Produced]:
+        rows, drawing, exact = Rows(), list[_Answer](), False
+        for work in works:
+            answer = self._answers[work.request]
+            tokens = answer.tokens[work.start : work.start + work.count]
+            rows.add(work.slot, work.start, tokens, wanted=work.samples)
+            exact = exact or answer.asked.exact
+            if work.samples:
+                drawing.append(answer)
+        self._context.decode(rows, exact=exact)
+        for work in works:
+            self._cache.fill(work.slot, work.start + work.count)
+        drawn = self._drawn(drawing)
+        told = [self._logprobs(answer, index, drawn[index]) for index, answer in enumerate(drawing)]
+        return list(map(self._take, drawing, drawn, told))
 
-    def _logprobs(self, answer: _Answer, logits: Logits, token: int) -> tuple[TokenLogprob, ...]:
+    def _drawn(self, answers: Sequence[_Answer]) -> list[int]:
+        """The next token of each of those that the last decode was for, in its order."""
+        if all(answer.sampler.takes_best for answer in answers):
+            return self._context.best() if answers else []
+        logits = self._context.logits
+        return [answer.sampler.next(logits(index)) for index, answer in enumerate(answers)]
+
+    def _logprobs(self, answer: _Answer, index: int, token: int) -> tuple[TokenLogprob, ...]:
         """Of a token that was just drawn, while the logits that it was drawn from are there."""
         count = answer.asked.sampling.logprobs
         if count < 0 or token < 0 or self._model.is_end(token):
             return ()
-        own, top = log_probabilities(logits, token, count)
+        own, top = log_probabilities(self._context.logits(index), token, count)
         piece = self._model.piece
         return (TokenLogprob(piece(token), own, tuple((piece(one), value) for one, value in top)),)
 
@@ -156,7 +157,7 @@ class Batch:
         text = answer.text.feed(self._model.piece(token))
         if answer.text.stopped:
             return self._finished(answer, (token,), text, "stop", logprobs)
-        if answer.length >= answer.asked.max_tokens:
+        if len(answer.tokens) >= answer.end:
             return self._finished(answer, (token,), text + answer.text.close(), "length", logprobs)
         return self._produced(answer, (token,), text, None, logprobs)
 
@@ -179,7 +180,8 @@ class Batch:
         finish: Finish | None,
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> Produced:
-        position, cached = answer.length - len(ids), answer.cached if finish else 0
+        position = len(answer.tokens) - answer.first - len(ids)
+        cached = answer.cached if finish else 0
         return Produced(answer.asked.request, ids, position, text, finish, logprobs, cached)
 
     def _text_of(self, asked: Generate) -> TextStream:
@@ -189,11 +191,3 @@ class Batch:
         for token in asked.resume:
             text.feed(self._model.piece(token))
         return text
-
-
-def _rounds(step: Step) -> Iterator[tuple[Work, ...]]:
-    """Decoding slots together, a prefill chunk apart: a mixed batch would be cut in two at the same cost anyway."""
-    if step.decode:
-        yield step.decode
-    if step.prefill is not None:
-        yield (step.prefill,)

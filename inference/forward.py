@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,14 +19,25 @@ class DecodeError(Exception):
     """A step failed: the context cannot be trusted any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One token to put at a position of a slot. logits: whether to compute what may follow it."""
+@dataclass(slots=True)
+class Rows:
+    """Tokens to put at positions of slots, a row each. wanted: the rows of which to compute what may follow them."""
 
-    token: int
-    position: int
-    slot: int
-    logits: bool
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, slot: int, start: int, tokens: Sequence[int], *, wanted: bool) -> None:
+        """Put tokens in a slot from position start on; wanted: what may follow the last of them."""
+        self.tokens += tokens
+        self.positions += range(start, start + len(tokens))
+        self.slots += [slot] * len(tokens)
+        if wanted:
+            self.wanted.append(len(self.tokens) - 1)
 
 
 class Logits(Protocol):
@@ -48,12 +59,16 @@ class Logits(Protocol):
 class Forward(Protocol):
     """A model with its slots' memory."""
 
-    def decode(self, rows: Sequence[Row], *, exact: bool) -> None:
+    def decode(self, rows: Rows, *, exact: bool) -> None:
         """Put rows through the model; exact: the same bits in every company. Raises DecodeError."""
         ...
 
     def logits(self, index: int) -> Logits:
-        """Of row index in the last decode, which asked for them."""
+        """Of the index-th of the rows that the last decode was asked for."""
+        ...
+
+    def best(self) -> list[int]:
+        """The best token after each of those rows, the lowest id among equals."""
         ...
 
     def keep(self, slot: int, tokens: int) -> None:

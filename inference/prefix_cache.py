@@ -41,13 +41,17 @@ class Found:
 
 @dataclass(slots=True)
 class _Held:
-    """tokens: may grow; filled: how many of them are in the slot; used: when it last changed hands."""
+    """tokens: may grow; filled: how many of them are in the slot; used: when it last changed hands.
+
+    growing: whether its answer is still there, so that what is known of it will be in the slot before long.
+    """
 
     tokens: Sequence[int] = ()
     filled: int = 0
     scope: bytes = b""
     exact: bool = False
     used: int = 0
+    growing: bool = False
 
 
 class PrefixCache:
@@ -62,8 +66,8 @@ class PrefixCache:
 
         Neighbours matter because llama.cpp computes a run of neighbouring slots in one go.
         """
-        best = max(free, key=lambda slot: self._common(self._held[slot], wanted))
-        common = self._common(self._held[best], wanted)
+        best = max(free, key=lambda slot: self._common(slot, wanted))
+        common = self._common(best, wanted)
         if common and 2 * common >= self._held[best].filled:
             return best
         busy = [slot for slot in range(len(self._held)) if slot not in free]
@@ -71,17 +75,28 @@ class PrefixCache:
 
     def find(self, wanted: Wanted, slot: int) -> Found:
         """Where most of it is now; in the request's own slot where that is as good as any. length 0: nowhere."""
-        found = Found(slot, self._common(self._held[slot], wanted))
-        for source, held in enumerate(self._held):
-            length = self._common(held, wanted)
+        found = Found(slot, self._common(slot, wanted))
+        for source in range(len(self._held)):
+            length = self._common(source, wanted)
             if length >= found.length + LEAST_COPIED:
                 found = Found(source, length)
         return found
 
+    def awaited(self, wanted: Wanted, slot: int) -> bool:
+        """Whether a slot will soon hold more of it than `find` would say now."""
+        if not wanted.scope or not any(held.growing for held in self._held):
+            return False
+        enough = max(self.find(wanted, slot).length + BORDER, self._common(slot, wanted) + LEAST_COPIED)
+        return any(
+            self._known(source, wanted, len(held.tokens)) >= enough
+            for source, held in enumerate(self._held)
+            if held.growing
+        )
+
     def take(self, slot: int, wanted: Wanted, length: int) -> None:
         """A request goes on in a slot after its first length tokens."""
         self._clock += 1
-        self._held[slot] = _Held(wanted.tokens, length, wanted.scope, wanted.exact, self._clock)
+        self._held[slot] = _Held(wanted.tokens, length, wanted.scope, wanted.exact, self._clock, True)
 
     def fill(self, slot: int, filled: int) -> None:
         """So many of its tokens are in the slot now."""
@@ -91,12 +106,18 @@ class PrefixCache:
         """Its answer is over; its tokens stay."""
         self._clock += 1
         self._held[slot].used = self._clock
+        self._held[slot].growing = False
 
-    def _common(self, held: _Held, wanted: Wanted) -> int:
+    def _common(self, slot: int, wanted: Wanted) -> int:
         """At most all but the last token: that one has to be computed for what follows it."""
+        return self._known(slot, wanted, self._held[slot].filled)
+
+    def _known(self, slot: int, wanted: Wanted, upto: int) -> int:
+        """The same of a slot's first upto tokens, whether they are in it or not."""
+        held = self._held[slot]
         if not wanted.scope or held.scope != wanted.scope or (wanted.exact and not held.exact):
             return 0
-        limit = min(held.filled, len(wanted.tokens) - 1) // BORDER * BORDER
+        limit = min(upto, len(wanted.tokens) - 1) // BORDER * BORDER
         for start in range(0, limit, BORDER):
             if held.tokens[start : start + BORDER] != wanted.tokens[start : start + BORDER]:
                 return start

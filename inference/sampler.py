@@ -51,6 +51,8 @@ def log_probabilities(logits: Logits, token: int, count: int) -> tuple[float, li
 class Sampler:
     """One answer's. resume: the ids that it has so far. `close` frees what llama.cpp holds for it.
 
+    takes_best: it only ever takes the model's own best token, and need not be asked which.
+
     Raises TetherError(FIELD_INVALID) for a biased token that does not exist, a schema that makes no grammar, and
     resumed ids that break it.
     """
@@ -61,6 +63,7 @@ class Sampler:
         self._counts = Counter(resume)
         self._grammar = Grammar(model, sampling.json_schema) if sampling.json_schema else None
         self._plain = not (sampling.logit_bias or _penalizes(sampling) or self._grammar)
+        self.takes_best = self._plain and sampling.temperature <= 0.0
         self._position = len(resume)
         if self._grammar is not None:
             try:
@@ -71,12 +74,11 @@ class Sampler:
 
     def next(self, logits: Logits) -> int:
         """Draw the next token. Greedy takes the lowest id among equals. -1: the schema leaves no token to draw."""
+        if self.takes_best:
+            return logits.argmax()
         sampling = self._sampling
         seed = position_seed(sampling.seed, self._position)
-        if self._plain:
-            token = logits.argmax() if sampling.temperature <= 0.0 else logits.draw(sampling, seed)
-        else:
-            token = self._weighed(logits, seed)
+        token = logits.draw(sampling, seed) if self._plain else self._weighed(logits, seed)
         self._position += 1
         return token
 

@@ -4,13 +4,15 @@
                   └────────────────────────────── leave (cancel) ──────────────────────┘
 
 - Slots are given first come, first served; which one, the memory says.
-- A step takes one token of every decoding request and one chunk of the oldest prefilling one, so that a long prompt
-  delays the others by one chunk at a time and nobody waits for ever.
+- A step takes one token of every decoding request, and chunks of prefilling ones, the oldest first, as long as their
+  rows together are no more than one chunk of the usual size: a long prompt delays the others by one chunk at a time,
+  many short ones go in together, and nobody waits for ever.
 - A chunk ends where its request's position is a multiple of the chunk size, whatever else is going on: the model
   then sees the same shapes alone and in company, which is half of what makes answers reproducible. The size is the
   request's own: an exact one goes in by smaller chunks.
-- A prompt begins after what its `Memory` has of it already, which is asked when its first chunk is due, not earlier:
-  of many that begin alike and come together, the first computes what the others then find.
+- A prompt begins after what its `Memory` has of it already, which is asked when its first chunk is due, not earlier,
+  and not while another request computes more of it: of many that begin alike and come together, the first computes
+  what the others then find.
 - A step samples no more tokens than its allowance; the requests take turns at it.
 """
 
@@ -36,14 +38,14 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """decode: one token of each of several slots, in the order of the slots; prefill: a chunk of one slot."""
+    """decode: one token of each of several slots; prefill: a chunk of each of several others; in the order of slots."""
 
     decode: tuple[Work, ...]
-    prefill: Work | None
+    prefill: tuple[Work, ...] = ()
 
     @property
     def samples(self) -> int:
-        return len(self.decode) + (self.prefill is not None and self.prefill.samples)
+        return len(self.decode) + sum(work.samples for work in self.prefill)
 
 
 @dataclass(slots=True)
@@ -65,6 +67,10 @@ class Memory(Protocol):
         """Pick one of the free slots, of which there is at least one."""
         ...
 
+    def waits(self, request: int, slot: int) -> bool:
+        """Whether another request is computing more of its beginning than there is yet."""
+        ...
+
     def begin(self, request: int, slot: int) -> int:
         """Prepare the slot. Returns how many of the request's tokens, not all, are in it already."""
         ...
@@ -76,12 +82,15 @@ class NoMemory:
     def choose(self, request: int, free: Sequence[int]) -> int:
         return free[0]
 
+    def waits(self, request: int, slot: int) -> bool:
+        return False
+
     def begin(self, request: int, slot: int) -> int:
         return 0
 
 
 class Scheduler:
-    """Requests by id. slots: how many at a time; chunk: prefill chunk size in tokens, where a request has no own."""
+    """Requests by id. slots: how many at a time; chunk: prefill rows of a step, and of a request that names no size."""
 
     def __init__(self, slots: int, chunk: int, memory: Memory = NoMemory()) -> None:  # noqa: B008 it keeps nothing
         self._chunk = chunk
@@ -89,7 +98,7 @@ class Scheduler:
         self._free = list(range(slots))
         self._waiting: deque[tuple[int, int, int]] = deque()
         self._running: dict[int, _Running] = {}
-        self._turns: deque[_Running] = deque()
+        self._turns: list[_Running] = []
 
     @property
     def waiting(self) -> int:
@@ -121,31 +130,46 @@ class Scheduler:
         """Decide the next step and count it as done. allowance: how many tokens may be sampled in it."""
         self._admit()
         decode: list[Work] = []
-        prefill: Work | None = None
-        for running in list(self._turns):
-            if not running.begun:
-                if prefill is not None and running.known > 1:
-                    continue
-                running.done, running.begun = self._memory.begin(running.request, running.slot), True
-            end = min(running.known, (running.done // running.chunk + 1) * running.chunk)
-            samples = end == running.known
-            if samples and not allowance:
+        prefill: list[Work] = []
+        left: list[_Running] = []
+        sampled: list[_Running] = []
+        room = self._chunk
+        for running in self._turns:
+            work = self._next(running, room if prefill else max(room, running.chunk))
+            if work is None or (work.samples and not allowance):
+                left.append(running)
                 continue
-            work = Work(running.request, running.slot, running.done, end - running.done, samples)
-            if work.samples and work.count == 1:
-                decode.append(work)
-            elif prefill is None:
-                prefill = work
-            else:
-                continue
-            running.done = end
-            if samples:
+            running.done += work.count
+            if work.samples:
                 allowance -= 1
                 running.known += 1
-                self._turns.remove(running)
-                self._turns.append(running)
-        decode.sort(key=lambda work: work.slot)
-        return Step(tuple(decode), prefill)
+                sampled.append(running)
+            else:
+                left.append(running)
+            if work.samples and work.count == 1:
+                decode.append(work)
+            else:
+                prefill.append(work)
+                room -= work.count
+        if sampled:
+            self._turns = [*left, *sampled]
+        decode.sort(key=_slot)
+        prefill.sort(key=_slot)
+        return Step(tuple(decode), tuple(prefill))
+
+    def _next(self, running: _Running, room: int) -> Work | None:
+        """What is due of a request, if it can be in this step. room: rows that a prompt may have in it."""
+        if not running.begun:
+            if min(running.known, running.chunk) > max(1, room) or self._memory.waits(
+                running.request, running.slot
+            ):
+                return None
+            running.done, running.begun = self._memory.begin(running.request, running.slot), True
+        end = min(running.known, (running.done // running.chunk + 1) * running.chunk)
+        count, samples = end - running.done, end == running.known
+        if count > room and not (samples and count == 1):
+            return None
+        return Work(running.request, running.slot, running.done, count, samples)
 
     def _admit(self) -> None:
         while self._waiting and self._free:
@@ -155,3 +179,7 @@ class Scheduler:
             running = _Running(request, slot, tokens, chunk)
             self._running[request] = running
             self._turns.append(running)
+
+
+def _slot(work: Work) -> int:
+    return work.slot

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from inference.forward import Forward, Row
+from inference.forward import Forward, Rows
 
 MEASURE_S: Final = 0.25
 """Enough for a few tokens of a large model and for a steady figure of a small one."""
@@ -30,5 +30,5 @@ def tokens_per_second(context: Forward, clock: Callable[[], float] = time.perf_c
 
 def step(context: Forward, position: int) -> None:
     """One token, to its end: a GPU only begins to compute until somebody wants the result."""
-    context.decode([Row(_TOKEN, position, 0, logits=True)], exact=False)
-    context.logits(0).argmax()
+    context.decode(Rows([_TOKEN], [position], [0], [0]), exact=False)
+    context.best()

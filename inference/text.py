@@ -43,6 +43,8 @@ class TextStream:
         if self._lstrip and fresh:
             fresh = fresh.removeprefix(" ")
             self._lstrip = False
+        if not self._stop:
+            return fresh
         text = self._held + fresh
         found = [at for sequence in self._stop if (at := text.find(sequence)) >= 0]
         if found:

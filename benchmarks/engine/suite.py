@@ -266,7 +266,7 @@ def _python_cost(path: Path, runs: int) -> Row:
     model = Model(path)
     context = Context(model, slots=8, context_tokens=CONTEXT, step_tokens=256, threads=1)
     costs: list[float] = []
-    with _timed("llama_decode", "llama_get_logits_ith") as inside:
+    with _timed("llama_decode", "llama_get_logits") as inside:
         for run in range(runs):
             batch = Batch(model, context, Pace(None, 0.0), slots=8, chunk=256)
             for number, prompt in enumerate(_prompts(run, 8, PROMPT)):

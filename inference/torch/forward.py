@@ -6,7 +6,7 @@ slot's own past. rows ──> embed ──> [norm, rotate q k, attend, norm, Swi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from inference.forward import Row
+from inference.forward import Rows
 from inference.native import Candidates
 from inference.torch.shape import Shape
 from inference.torch.weights import Tensor, Weights
@@ -66,20 +66,20 @@ class TorchContext:
             turns = turns / slowed.double().cpu()
         angles = torch.outer(torch.arange(context_tokens, dtype=torch.float64), turns)
         self._cos, self._sin = (part.float().to(self._device) for part in (angles.cos(), angles.sin()))
-        self._logits: dict[int, TorchLogits] = {}
+        self._logits: list[TorchLogits] = []
 
-    def decode(self, rows: Sequence[Row], *, exact: bool) -> None:
+    def decode(self, rows: Rows, *, exact: bool) -> None:
         """exact: each row alone, so that no matrix product has another shape in company."""
-        self._logits = {}
+        self._logits = []
         with torch.inference_mode():
-            if exact:
-                for index in range(len(rows)):
-                    self._pass(rows[index : index + 1], index)
-            else:
-                self._pass(rows, 0)
+            for part in _each(rows) if exact else (rows,):
+                self._pass(part)
 
     def logits(self, index: int) -> TorchLogits:
         return self._logits[index]
+
+    def best(self) -> list[int]:
+        return [told.argmax() for told in self._logits]
 
     def keep(self, slot: int, tokens: int) -> None:
         """Nothing to do: what is beyond is never looked at before it is written anew."""
@@ -88,14 +88,14 @@ class TorchContext:
         for cache in (self._keys, self._values):
             cache[:, target].copy_(cache[:, source])
 
-    def _pass(self, rows: Sequence[Row], first: int) -> None:
+    def _pass(self, rows: Rows) -> None:
         shape, weights, device = self._shape, self._weights, self._device
-        positions = torch.tensor([row.position for row in rows], device=device)
-        slots = torch.tensor([row.slot for row in rows], device=device)
+        positions = torch.tensor(rows.positions, device=device)
+        slots = torch.tensor(rows.slots, device=device)
         turn = self._cos[positions][:, None], self._sin[positions][:, None]
         runs = _runs(rows)
         mask = _mask(positions, max(run.upto for run in runs))
-        tokens = torch.tensor([row.token for row in rows], device=device)
+        tokens = torch.tensor(rows.tokens, device=device)
         x = functional.embedding(tokens, weights["token_embd.weight"])
         for layer in range(shape.layers):
             h = self._norm(x, f"blk.{layer}.attn_norm")
@@ -110,7 +110,9 @@ class TorchContext:
             h = self._norm(x, f"blk.{layer}.ffn_norm")
             gate = functional.silu(self._linear(h, f"blk.{layer}.ffn_gate"))
             x = x + self._linear(gate * self._linear(h, f"blk.{layer}.ffn_up"), f"blk.{layer}.ffn_down")
-        self._tell(x, rows, first)
+        if rows.wanted:
+            last = self._norm(x[rows.wanted], "output_norm")
+            self._logits += map(TorchLogits, self._linear(last, "output").float().cpu().numpy())
 
     def _attend(self, layer: int, query: Tensor, runs: list[_Run], mask: Tensor, slots: Tensor) -> Tensor:
         """query: (rows, heads, head) -> (rows, heads * head)."""
@@ -140,20 +142,21 @@ class TorchContext:
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
 
-    def _tell(self, x: Tensor, rows: Sequence[Row], first: int) -> None:
-        wanted = [index for index, row in enumerate(rows) if row.logits]
-        if not wanted:
-            return
-        told = self._linear(self._norm(x[wanted], "output_norm"), "output").float().cpu().numpy()
-        for index, row in zip(wanted, told, strict=True):
-            self._logits[first + index] = TorchLogits(row)
+
+def _each(rows: Rows) -> Iterator[Rows]:
+    """Every row by itself."""
+    wanted = set(rows.wanted)
+    for index, (token, position, slot) in enumerate(
+        zip(rows.tokens, rows.positions, rows.slots, strict=True)
+    ):
+        yield Rows([token], [position], [slot], [0] if index in wanted else [])
 
 
-def _runs(rows: Sequence[Row]) -> list[_Run]:
+def _runs(rows: Rows) -> list[_Run]:
     runs: list[_Run] = []
-    for slot, group in groupby(enumerate(rows), key=lambda entry: entry[1].slot):
+    for slot, group in groupby(range(len(rows)), key=rows.slots.__getitem__):
         own = list(group)
-        runs.append(_Run(slot, own[0][0], own[-1][0] + 1, own[-1][1].position + 1))
+        runs.append(_Run(slot, own[0], own[-1] + 1, rows.positions[own[-1]] + 1))
     return runs
 
 

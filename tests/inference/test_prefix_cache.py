@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.prefix_cache import BORDER, Found, PrefixCache, Wanted
+from inference.prefix_cache import BORDER, LEAST_COPIED, Found, PrefixCache, Wanted
 
 TENANT = b"tenant"
 LONG = tuple(range(10 * BORDER))
@@ -77,6 +77,34 @@ def test_a_stranger_gets_the_slot_that_was_used_longest_ago() -> None:
 def test_beside_a_slot_in_use_comes_before_long_ago() -> None:
     cache = PrefixCache(4)
     assert cache.choose(Wanted(LONG, TENANT, True), (0, 1, 3)) == 1
+
+
+def test_a_beginning_that_another_answer_computes_is_awaited_until_it_is_in_its_slot() -> None:
+    cache = PrefixCache(2)
+    wanted = Wanted(LONG, TENANT, True)
+    cache.take(1, wanted, 0)
+    assert cache.awaited(wanted, 0)
+    assert not cache.awaited(Wanted(LONG, b"another", True), 0)
+    assert not cache.awaited(Wanted(LONG, b"", True), 0)
+    assert not cache.awaited(Wanted(LONG[: LEAST_COPIED - 1], TENANT, True), 0)
+    cache.fill(1, 8 * BORDER)
+    assert cache.awaited(wanted, 0)
+    cache.fill(1, 9 * BORDER)
+    assert not cache.awaited(wanted, 0)
+
+
+def test_what_a_left_answer_would_have_computed_is_not_waited_for() -> None:
+    cache = PrefixCache(2)
+    cache.take(1, Wanted(LONG, TENANT, True), 0)
+    cache.leave(1)
+    assert not cache.awaited(Wanted(LONG, TENANT, True), 0)
+
+
+def test_an_exact_request_does_not_wait_for_what_is_computed_fast() -> None:
+    cache = PrefixCache(2)
+    cache.take(1, Wanted(LONG, TENANT, False), 0)
+    assert not cache.awaited(Wanted(LONG, TENANT, True), 0)
+    assert cache.awaited(Wanted(LONG, TENANT, False), 0)
 
 
 @given(st.data())

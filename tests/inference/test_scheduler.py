@@ -17,7 +17,7 @@ SLOTS = 3
 
 
 def works(step: Step) -> list[Work]:
-    return [*step.decode, *([step.prefill] if step.prefill else [])]
+    return [*step.decode, *step.prefill]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,22 @@ def test_a_long_prompt_delays_the_others_by_one_chunk_at_a_time() -> None:
     for _ in range(9):
         step = scheduler.plan(10)
         assert [work.request for work in step.decode] == [1]
-        assert step.prefill is not None and step.prefill.count == CHUNK
+        assert [work.count for work in step.prefill] == [CHUNK]
+
+
+def test_many_short_prompts_go_in_together_as_far_as_a_chunk_has_room() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    for request in range(SLOTS):
+        scheduler.submit(request, CHUNK // 2)
+    assert [(work.slot, work.count) for work in scheduler.plan(10).prefill] == [(0, 4), (1, 4)]
+    step = scheduler.plan(10)
+    assert [work.slot for work in step.decode] == [0, 1] and [work.slot for work in step.prefill] == [2]
+
+
+def test_a_prompt_with_a_larger_chunk_than_a_step_has_still_goes_in() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    scheduler.submit(1, 3 * CHUNK, 2 * CHUNK)
+    assert [work.count for _ in range(2) for work in scheduler.plan(10).prefill] == [2 * CHUNK, CHUNK]
 
 
 def test_the_decoding_slots_come_in_order_because_neighbours_run_together() -> None:
@@ -69,8 +84,8 @@ def test_requests_take_turns_where_the_allowance_is_too_small_for_all() -> None:
 def test_without_allowance_prompts_still_go_in_and_nothing_is_sampled() -> None:
     scheduler = Scheduler(SLOTS, CHUNK)
     scheduler.submit(1, 2 * CHUNK)
-    assert scheduler.plan(0).prefill == Work(1, 0, 0, CHUNK, samples=False)
-    assert scheduler.plan(0) == Step((), None)
+    assert scheduler.plan(0).prefill == (Work(1, 0, 0, CHUNK, samples=False),)
+    assert scheduler.plan(0) == Step(())
     assert scheduler.plan(1).samples == 1
 
 
@@ -119,12 +134,19 @@ class Serving(RuleBasedStateMachine):
         self.held: dict[int, int] = {}
         self.wanted: dict[int, int] = {}
         self.prompts: dict[int, int] = {}
+        self.first: dict[int, int] = {}
         self.in_slot: dict[int, int] = {}
         self.next_request = 0
 
     def choose(self, request: int, free: Sequence[int]) -> int:
         assert request in self.wanted
         return free[request % len(free)]
+
+    def waits(self, request: int, slot: int) -> bool:
+        """On the request before it, while that one's prompt comes in."""
+        assert request not in self.in_slot
+        before = self.first.get(request - 1, 0)
+        return request % 2 == 1 and self.in_slot.get(request - 1, before) < before
 
     def begin(self, request: int, slot: int) -> int:
         assert request not in self.in_slot, "it began twice"
@@ -136,7 +158,7 @@ class Serving(RuleBasedStateMachine):
         self.held[self.next_request] = min(held * CHUNK, (tokens - 1) // CHUNK * CHUNK)
         self.scheduler.submit(self.next_request, tokens)
         self.wanted[self.next_request] = wanted
-        self.prompts[self.next_request] = tokens
+        self.prompts[self.next_request] = self.first[self.next_request] = tokens
         self.next_request += 1
 
     @rule(choice=st.integers(0, 10))
@@ -178,9 +200,10 @@ class Serving(RuleBasedStateMachine):
         assert self.scheduler.idle and not self.wanted
         free = [self.scheduler.leave(request) for request in range(self.next_request)]
         assert free == [None] * self.next_request
+        self.in_slot.clear()
+        self.first.clear()
         for request in range(SLOTS):
             self.wanted[request] = self.held[request] = 0
-            self.in_slot.clear()
             self.scheduler.submit(request, 1)
         assert [work.slot for work in self.scheduler.plan(SLOTS).decode] == list(range(SLOTS))
 

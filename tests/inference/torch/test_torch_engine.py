@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch
 import torch
 
 from inference.engine import Generation, Prompt
-from inference.forward import Row
+from inference.forward import Rows
 from inference.llama import LlamaEngine
 from inference.sizing import LlamaSettings
 from inference.torch.engine import open_torch
@@ -108,9 +108,9 @@ def test_slots_that_attend_together_are_to_a_rounding_what_they_are_alone(tmp_pa
     for together in (False, True):
         context = TorchContext(weights, shape, slots=3, context_tokens=64, together=together)
         for slot, length in ((0, 3), (2, 40)):
-            context.decode([Row(at, at, slot, logits=False) for at in range(length)], exact=False)
+            context.decode(Rows(list(range(length)), list(range(length)), [slot] * length), exact=False)
         context.copy(2, 1)
-        context.decode([Row(7, 3, 0, True), Row(8, 40, 1, True), Row(8, 40, 2, True)], exact=False)
+        context.decode(Rows([7, 8, 8], [3, 40, 40], [0, 1, 2], [0, 1, 2]), exact=False)
         told.append([context.logits(index).values() for index in range(3)])
     for alone, beside in zip(*told, strict=True):
         assert np.allclose(alone, beside, atol=1e-4)
