@@ -48,7 +48,7 @@ from inference.native import Context, Model, Version, has_gpu, start, system_inf
 from inference.pace import Pace
 from inference.recipe import FAST_CHUNK, build_tag
 from inference.self_test import is_exact
-from inference.speed import tokens_per_second
+from inference.speed import prefill_chunk, tokens_per_second
 from p2p.errors import FIELD_INVALID, TetherError
 
 PARENT_GONE: Final = 0
@@ -187,12 +187,13 @@ def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
         outbox.put(LoadFailed(error.detail))
         return _wait_for_parent(commands)
 
-    def batch(limit: float | None) -> Batch:
-        pace = Pace(limit, time.monotonic())
-        return Batch(model, context, pace, slots=load.slots, chunk=FAST_CHUNK)
+    def batch(limit: float | None, chunk: int) -> Batch:
+        return Batch(model, context, Pace(limit, time.monotonic()), slots=load.slots, chunk=chunk)
 
-    exact = load.exact and (load.tested or is_exact(model, partial(batch, None), SELF_TEST_SEED, told.alive))
+    fresh = partial(batch, None, FAST_CHUNK)
+    exact = load.exact and (load.tested or is_exact(model, fresh, SELF_TEST_SEED, told.alive))
     speed = tokens_per_second(context)
+    made = batch(load.max_tokens_per_second, prefill_chunk(context, speed, load.context_tokens))
     tag = build_tag(load.model_sha256, ready.engine, ready.features, exact=exact)
     outbox.put(Loaded(load.context_tokens, tag, exact, speed, ready.on_gpu))
     inbox = Inbox()
@@ -200,7 +201,7 @@ def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
         target=_read_for_ever, args=(commands, inbox, outbox, model, template), daemon=True
     )
     reader.start()
-    _step_for_ever(batch(load.max_tokens_per_second), inbox, outbox)
+    _step_for_ever(made, inbox, outbox)
 
 
 def _embed(load: Load, commands: BinaryIO, outbox: Outbox, told: Telling) -> None:

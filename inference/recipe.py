@@ -8,7 +8,7 @@ from typing import Final, Literal
 EXACT_CHUNK: Final = 32
 """Rows of a micro-batch in recipe R1: below 64, where ggml's flash attention changes its kernel (measured)."""
 FAST_CHUNK: Final = 256
-"""As fast as 512 (measured), and others wait half as long for it."""
+"""As fast as 512 (measured), and others wait half as long for it; slow models take less (speed.py)."""
 FAST: Final = "fast"
 EXACT_TYPES: Final = frozenset({2, 8})
 """Q4_0 and Q8_0: ggml multiplies one row of them as it does many. K-quants need plainer kernels for the whole engine,

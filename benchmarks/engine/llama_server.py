@@ -32,8 +32,9 @@ def build() -> Path:
 
 
 class Server:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, process_id: int) -> None:
         self._port = port
+        self.process_id = process_id
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> float:
         """Ask them all at once, read every stream to its end. Returns tokens a second, time for prompts included."""
@@ -84,7 +85,7 @@ def serving(program: Path, model: Path, *, slots: int, context_tokens: int, thre
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(port, process)
-        yield Server(port)
+        yield Server(port, process.pid)
     finally:
         process.kill()
         process.wait()
