@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from inference.engine import Finish
 from inference.engine_wire import Generate, Produced
-from inference.forward import Forward, Rows
+from inference.forward import Abandoned, Forward, Rows
 from inference.native import Model
 from inference.pace import Pace
 from inference.prefix_cache import PrefixCache, Wanted
-from inference.recipe import EXACT_CHUNK
+from inference.recipe import EXACT_CHUNK, FAST_CHUNK
 from inference.sampler import Sampler, log_probabilities
 from inference.scheduler import Scheduler, Work
 from inference.text import TextStream
@@ -40,11 +40,12 @@ class Batch:
         self._context = context
         self._pace = pace
         self._cache = PrefixCache(slots)
-        self._scheduler = Scheduler(slots, chunk, self)
+        self._scheduler = Scheduler(slots, chunk, self, together=FAST_CHUNK)
         self._answers: dict[int, _Answer] = {}
         self._space_first = model.puts_space_first
         self._keeps_prefixes = model.keeps_prefixes
         self._stalled = False
+        self._coming_in: frozenset[int] = frozenset()
 
     @property
     def idle(self) -> bool:
@@ -74,6 +75,14 @@ class Batch:
         else:
             self._answers[asked.request] = answer
             self._scheduler.submit(asked.request, len(answer.tokens), EXACT_CHUNK if asked.exact else None)
+
+    def give_up(self, request: int) -> None:
+        """From any thread: a request is about to leave, so a step of its prompt alone need not go on.
+
+        Should that be another step by now, it is done again.
+        """
+        if self._coming_in == {request}:
+            self._context.abandon()
 
     def leave(self, request: int) -> None:
         """Drop an answer; its slot is free for the next step, and keeps what it holds until somebody needs it."""
@@ -116,7 +125,14 @@ class Batch:
         self._pace.spend(step.samples)
         self._stalled = not step.decode and not step.prefill
         # Decoding slots together, prompts apart: a mixed batch would be cut in two at the same cost anyway.
-        return [one for works in (step.decode, step.prefill) if works for one in self._computed(works)]
+        produced = self._computed(step.decode) if step.decode else []
+        if step.prefill:
+            self._coming_in = frozenset(work.request for work in step.prefill)
+            try:
+                produced += self._computed(step.prefill)
+            finally:
+                self._coming_in = frozenset()
+        return produced
 
     def _computed(self, works: Sequence[Work]) -> list[Produced]:
         rows, drawing, exact = Rows(), list[_Answer](), False
@@ -127,12 +143,22 @@ class Batch:
             exact = exact or answer.asked.exact
             if work.samples:
                 drawing.append(answer)
-        self._context.decode(rows, exact=exact)
+        try:
+            self._context.decode(rows, exact=exact)
+        except Abandoned:
+            self._undo(works)
+            return []
         for work in works:
             self._cache.fill(work.slot, work.start + work.count)
         drawn = self._drawn(drawing)
         told = [self._logprobs(answer, index, drawn[index]) for index, answer in enumerate(drawing)]
         return list(map(self._take, drawing, drawn, told))
+
+    def _undo(self, works: Sequence[Work]) -> None:
+        for work in works:
+            self._context.keep(work.slot, work.start)
+        self._scheduler.undo(works)
+        self._pace.spend(-sum(work.samples for work in works))
 
     def _drawn(self, answers: Sequence[_Answer]) -> list[int]:
         """The next token of each of those that the last decode was for, in its order."""

@@ -19,6 +19,10 @@ class DecodeError(Exception):
     """A step failed: the context cannot be trusted any more."""
 
 
+class Abandoned(Exception):
+    """A step was given up in the middle: some of its rows may be in their slots, and nothing is told of any."""
+
+
 @dataclass(slots=True)
 class Rows:
     """Tokens to put at positions of slots, a row each. wanted: the rows of which to compute what may follow them."""
@@ -60,7 +64,11 @@ class Forward(Protocol):
     """A model with its slots' memory."""
 
     def decode(self, rows: Rows, *, exact: bool) -> None:
-        """Put rows through the model; exact: the same bits in every company. Raises DecodeError."""
+        """Put rows through the model; exact: the same bits in every company. Raises DecodeError, Abandoned."""
+        ...
+
+    def abandon(self) -> None:
+        """From any thread: give up the decode that is under way, if that can be done; it raises Abandoned."""
         ...
 
     def logits(self, index: int) -> Logits:

@@ -198,7 +198,7 @@ def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
     outbox.put(Loaded(load.context_tokens, tag, exact, speed, ready.on_gpu))
     inbox = Inbox()
     reader = threading.Thread(
-        target=_read_for_ever, args=(commands, inbox, outbox, model, template), daemon=True
+        target=_read_for_ever, args=(commands, inbox, outbox, model, template, made.give_up), daemon=True
     )
     reader.start()
     _step_for_ever(made, inbox, outbox)
@@ -232,15 +232,23 @@ def _step_for_ever(batch: Batch, inbox: Inbox, outbox: Outbox) -> None:
 
 
 def _read_for_ever(
-    commands: BinaryIO, inbox: Inbox, outbox: Outbox, model: Model, template: ChatTemplate | None
+    commands: BinaryIO,
+    inbox: Inbox,
+    outbox: Outbox,
+    model: Model,
+    template: ChatTemplate | None,
+    give_up: Callable[[int], None],
 ) -> None:
     while True:
         command = _next_command(commands)
         match command:
             case Tokenize():
                 outbox.put(_tokenize(command, model, template))
-            case Generate() | Cancel():
+            case Generate():
                 inbox.put(command)
+            case Cancel(request):
+                inbox.put(command)
+                give_up(request)
             case Load() | CountInputs() | Embed():
                 raise AssertionError(f"{type(command).__name__} is not for an engine that runs")
 

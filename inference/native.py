@@ -15,13 +15,17 @@ from typing import Any, Final
 import llama_cpp as c
 import numpy as np
 
-from inference.forward import DecodeError, LoadError, Rows
+from inference.forward import Abandoned, DecodeError, LoadError, Rows
 from inference.tools import MARKERS
 from p2p.content import Sampling
 
 Version: Final[str] = c.__version__
 MAX_PIECE_BYTES: Final = 1024
 _LOG_ERROR: Final = 4
+_ABORTED: Final = 2
+_IS_SET: Final = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
+"""ggml asks before every node of a graph whether to stop: strlen says 0 or 1 of a byte with a zero after it, and no
+Python runs for it."""
 
 
 class Model:
@@ -184,17 +188,23 @@ class Context:
         self._vocabulary_size = model.vocabulary_size
         self._threads = self._lone_threads = threads
         self._batch = _Rows(step_tokens)
+        self._abandoned = ctypes.create_string_buffer(2)
+        c.llama_set_abort_callback(self._handle, _IS_SET, ctypes.cast(self._abandoned, ctypes.c_void_p))
         self._wanted: list[int] = []
         self._told_at = 0
         self._logits: Weights = np.empty((0, model.vocabulary_size), np.float32)
 
     def decode(self, rows: Rows, *, exact: bool) -> None:
-        """Put rows through the model; exact: a lone one on one thread. Raises DecodeError."""
+        """Put rows through the model; exact: a lone one on one thread. Raises DecodeError, Abandoned."""
         lone_threads = 1 if exact else self._threads
         if lone_threads != self._lone_threads:
             c.llama_set_n_threads(self._handle, lone_threads, self._threads)
             self._lone_threads = lone_threads
-        if status := c.llama_decode(self._handle, self._batch.filled(rows)):
+        self._abandoned[0] = b"\0"
+        status = c.llama_decode(self._handle, self._batch.filled(rows))
+        if status == _ABORTED:
+            raise Abandoned
+        if status:
             raise DecodeError(f"llama_decode returned {status}: {_last_error()}")
         self._wanted = rows.wanted
         if self._wanted:
@@ -207,6 +217,10 @@ class Context:
         if address != self._told_at or len(self._logits) != rows:
             self._told_at = address
             self._logits = np.ctypeslib.as_array(pointer, (rows, self._vocabulary_size))
+
+    def abandon(self) -> None:
+        """From any thread: give up the decode that is under way before its next node; it raises Abandoned."""
+        self._abandoned[0] = b"\1"
 
     def logits(self, index: int) -> NativeLogits:
         """Of the index-th of the rows that the last decode was asked for."""

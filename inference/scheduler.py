@@ -6,7 +6,7 @@
 - Slots are given first come, first served; which one, the memory says.
 - A step takes one token of every decoding request, and chunks of prefilling ones, the oldest first, as long as their
   rows together are no more than one chunk of the usual size: a long prompt delays the others by one chunk at a time,
-  many short ones go in together, and nobody waits for ever.
+  many short ones go in together, and nobody waits for ever. Where nobody decodes, there may be more of them.
 - A chunk ends where its request's position is a multiple of the chunk size, whatever else is going on: the model
   then sees the same shapes alone and in company, which is half of what makes answers reproducible. The size is the
   request's own: an exact one goes in by smaller chunks.
@@ -90,10 +90,21 @@ class NoMemory:
 
 
 class Scheduler:
-    """Requests by id. slots: how many at a time; chunk: prefill rows of a step, and of a request that names no size."""
+    """Requests by id. slots: how many at a time; chunk: prefill rows of a step, and of a request that names no size.
 
-    def __init__(self, slots: int, chunk: int, memory: Memory = NoMemory()) -> None:  # noqa: B008 it keeps nothing
+    together: prefill rows of a step in which nobody decodes.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        chunk: int,
+        memory: Memory = NoMemory(),  # noqa: B008 it keeps nothing
+        *,
+        together: int = 0,
+    ) -> None:
         self._chunk = chunk
+        self._together = max(chunk, together)
         self._memory = memory
         self._free = list(range(slots))
         self._waiting: deque[tuple[int, int, int]] = deque()
@@ -133,7 +144,7 @@ class Scheduler:
         prefill: list[Work] = []
         left: list[_Running] = []
         sampled: list[_Running] = []
-        room = self._chunk
+        room = self._chunk if any(map(_decodes, self._turns)) else self._together
         for running in self._turns:
             work = self._next(running, room if prefill else max(room, running.chunk))
             if work is None or (work.samples and not allowance):
@@ -156,6 +167,13 @@ class Scheduler:
         decode.sort(key=_slot)
         prefill.sort(key=_slot)
         return Step(tuple(decode), tuple(prefill))
+
+    def undo(self, works: Sequence[Work]) -> None:
+        """These were planned, and not done: they are due again."""
+        for work in works:
+            running = self._running[work.request]
+            running.done = work.start
+            running.known -= work.samples
 
     def _next(self, running: _Running, room: int) -> Work | None:
         """What is due of a request, if it can be in this step. room: rows that a prompt may have in it."""
@@ -183,3 +201,7 @@ class Scheduler:
 
 def _slot(work: Work) -> int:
     return work.slot
+
+
+def _decodes(running: _Running) -> bool:
+    return running.begun and running.known - running.done == 1

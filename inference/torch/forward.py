@@ -75,6 +75,9 @@ class TorchContext:
             for part in _each(rows) if exact else (rows,):
                 self._pass(part)
 
+    def abandon(self) -> None:
+        """Nothing to do: torch computes a step to its end."""
+
     def logits(self, index: int) -> TorchLogits:
         return self._logits[index]
 

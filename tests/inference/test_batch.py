@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 
+import llama_cpp
 import pytest
 from msgspec.structs import replace
 
@@ -69,6 +70,58 @@ def test_a_request_that_leaves_makes_room_for_one_that_waits(model: Model) -> No
     while SLOTS not in after:
         after |= {produced.request for produced in made.step(1.0)}
     assert 0 not in after
+
+
+def interrupting(made: Batch, monkeypatch: pytest.MonkeyPatch, request: int) -> None:
+    """Let a request be given up once a decode with prompts is under way, as the reader's thread does."""
+    decode = llama_cpp.llama_decode
+
+    def interrupted(context: object, rows: object) -> int:
+        made.give_up(request)
+        status: int = decode(context, rows)
+        return status
+
+    monkeypatch.setattr("llama_cpp.llama_decode", interrupted)
+
+
+def test_a_prompt_that_is_given_up_while_it_comes_in_costs_no_more_of_its_step(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = batch(model)
+    submit(made, story(model, 1, times=30))
+    with monkeypatch.context() as patched:
+        interrupting(made, patched, 1)
+        assert made.step(0.0) == []
+    made.leave(1)
+    assert made.idle
+    asked = story(model, 2, max_tokens=8)
+    assert ids_of(made, asked) == ids_of(batch(model), asked)
+
+
+def test_a_step_that_was_given_up_by_mistake_is_done_again(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = story(model, 1, max_tokens=8, times=30)
+    made = batch(model, rate=1_000.0)
+    submit(made, asked)
+    with monkeypatch.context() as patched:
+        interrupting(made, patched, 1)
+        for _ in range(3):
+            assert made.step(0.0) == []
+    produced = []
+    for now in range(100):
+        produced += made.step(float(now))
+    assert tuple(token for one in produced for token in one.ids) == ids_of(batch(model), asked)[0]
+
+
+def test_a_prompt_in_company_is_not_given_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = batch(model)
+    submit(made, story(model, 1), story(model, 2))
+    interrupting(made, monkeypatch, 1)
+    began: set[int] = set()
+    for _ in range(2):
+        began |= {one.request for one in made.step(0.0)}
+    assert began == {1, 2}
 
 
 def test_an_empty_batch_is_idle_and_a_step_does_nothing(model: Model) -> None:

@@ -132,6 +132,39 @@ async def test_a_bias_forbids_a_token_and_a_penalty_thins_repetition() -> None:
         assert len(set(thinned)) / len(thinned) > len(set(plain)) / len(plain)
 
 
+ONLY_THE_BEST = {
+    "top_k": Sampling(temperature=1.5, seed=9, top_k=1),
+    "top_p": Sampling(temperature=1.5, seed=9, top_p=1e-6),
+    "min_p": Sampling(temperature=1.5, seed=9, min_p=1.0),
+    "temperature": Sampling(temperature=1e-4, seed=9),
+}
+
+
+async def test_each_way_to_cut_the_tail_leaves_the_greedy_answer_when_it_cuts_all_but_the_best() -> None:
+    async with loaded() as engine:
+        prompt = await prompt_of(engine, QUESTIONS[2])
+        greedy = await ask(engine, prompt)
+        assert await ask(engine, prompt, Sampling(temperature=1.5, seed=9)) != greedy
+        for name, sampling in ONLY_THE_BEST.items():
+            assert await ask(engine, prompt, sampling) == greedy, name
+
+
+async def test_prompts_that_come_at_once_are_told_the_same_likelihoods_as_alone() -> None:
+    sampling = Sampling(temperature=0.9, seed=8, logprobs=4)
+    async with loaded() as engine:
+        prompts = [await prompt_of(engine, question) for question in QUESTIONS[:4]]
+        alone = [await logprobs_of(engine, prompt, sampling) for prompt in prompts]
+        together: dict[int, object] = {}
+
+        async def keep(index: int) -> None:
+            together[index] = await logprobs_of(engine, prompts[index], sampling)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(prompts)):
+                nursery.start_soon(keep, index)
+        assert [together[index] for index in range(len(prompts))] == alone
+
+
 @pytest.mark.parametrize(
     ("sampling", "resume", "field"),
     [

@@ -59,6 +59,60 @@ def test_many_short_prompts_go_in_together_as_far_as_a_chunk_has_room() -> None:
     assert [work.slot for work in step.decode] == [0, 1] and [work.slot for work in step.prefill] == [2]
 
 
+def test_where_nobody_decodes_more_prompts_go_in_together() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK, together=3 * CHUNK)
+    for request in range(SLOTS):
+        scheduler.submit(request, 2 * CHUNK)
+    assert [work.count for work in scheduler.plan(10).prefill] == [CHUNK] * SLOTS
+    scheduler.plan(10)
+    scheduler.leave(0)
+    scheduler.submit(SLOTS, 2 * CHUNK)
+    scheduler.leave(1)
+    scheduler.submit(SLOTS + 1, 2 * CHUNK)
+    assert [work.count for work in scheduler.plan(10).prefill] == [CHUNK]
+
+
+def test_what_was_planned_and_not_done_is_due_again() -> None:
+    scheduler = Scheduler(SLOTS, CHUNK)
+    scheduler.submit(1, 2 * CHUNK)
+    scheduler.plan(10)
+    step = scheduler.plan(10)
+    assert step.samples == 1
+    scheduler.undo(step.prefill)
+    assert scheduler.plan(10) == step
+
+
+@given(
+    arrivals=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12 * CHUNK)), min_size=1, max_size=20),
+    allowance=st.integers(1, SLOTS),
+    answer=st.integers(1, 30),
+)
+def test_nobody_starves_however_many_prompts_come_and_however_long_they_are(
+    arrivals: list[tuple[int, int]], allowance: int, answer: int
+) -> None:
+    """Each is done by the time that all before it would take one after the other, and holds a slot no longer."""
+    scheduler = Scheduler(SLOTS, CHUNK, together=2 * CHUNK)
+    due = sorted((step, number, tokens) for number, (step, tokens) in enumerate(arrivals))
+    left: dict[int, int] = {}
+    work_ahead, bounds = 0, dict[int, int]()
+    for now in range(20_000):
+        while due and due[0][0] <= now:
+            _, number, tokens = due.pop(0)
+            scheduler.submit(number, tokens)
+            left[number] = answer
+            work_ahead = max(work_ahead, now) + tokens // CHUNK + 1 + answer * SLOTS
+            bounds[number] = work_ahead
+        for work in works(scheduler.plan(allowance)):
+            left[work.request] -= work.samples
+            if not left[work.request]:
+                assert now <= bounds[work.request]
+                del left[work.request]
+                scheduler.leave(work.request)
+        if not due and not left:
+            break
+    assert scheduler.idle
+
+
 def test_a_prompt_with_a_larger_chunk_than_a_step_has_still_goes_in() -> None:
     scheduler = Scheduler(SLOTS, CHUNK)
     scheduler.submit(1, 3 * CHUNK, 2 * CHUNK)

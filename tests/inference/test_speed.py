@@ -22,6 +22,9 @@ class Model:
         self.rows += len(rows)
         self.now_s += self.row_s * len(rows)
 
+    def abandon(self) -> None:
+        raise AssertionError("nothing is given up")
+
     def logits(self, index: int) -> Logits:
         raise AssertionError("nobody draws")
 

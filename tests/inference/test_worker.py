@@ -341,6 +341,7 @@ async def test_health_says_what_is_served_and_how_fast(autojump_clock: MockClock
         assert (health.worker_id, health.capacity, health.load) == (WORKER.peer, 2, 0)
         assert health.model_cache[0].digest == MANIFEST.digest
         assert health.model_cache[0].context_tokens == CONTEXT
+        assert health.build_tags == {MANIFEST.digest: "tag"}
         assert health.tokens_per_second == pytest.approx(8 / 60)
         assert here.changes
         await trio.sleep(61)
