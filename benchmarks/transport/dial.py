@@ -27,6 +27,8 @@ from p2p.transport import PeerAddress
 PROTOCOL: Final = "/tether/benchmark-sink/1"
 DIALS: Final = 20
 """Of one run; their median counts."""
+SETTLE_S: Final = 1.0
+"""For members that came to find their place: a daemon is dialled long after its start."""
 PAUSE_S: Final = 0.1
 """Between two dials, everybody's: what a connection sets off in the background has ended, on both sides."""
 GOAL: Final = Goal(floor=1.5, aim=1.0, at="most")
@@ -54,7 +56,8 @@ def contests() -> Iterator[list[Contest]]:
         client = begin(python(module, "client", server.hello["peer"], server.hello["addresses"][0], *known))
 
         def ours() -> Mapping[str, float]:
-            found = _taken(server, client, lambda: client.ask("find", count=DIALS))
+            strangers = server.ask("strangers", count=DIALS)["peers"]
+            found = _taken(server, client, lambda: client.ask("find", peers=strangers))
             known = _taken(server, client, lambda: client.ask("dial", count=DIALS))
             return _figures(found, known)
 
@@ -92,7 +95,30 @@ async def _serve(post: str, at: str) -> None:
     async with open_member() as host:
         host.handle(PROTOCOL, answer_all)
         await host.connect(reached(post, [at]))
-        await obey(described(host), {})
+        async with trio.open_nursery() as nursery:
+            met = trio.Event()
+
+            async def stranger(leave: trio.Event, task_status: trio.TaskStatus[PeerId]) -> None:
+                async with open_member() as another:
+                    another.handle(PROTOCOL, answer_all)
+                    await another.connect(reached(post, [at]))
+                    task_status.started(another.peer_id)
+                    await leave.wait()
+
+            async def strangers(count: int) -> Answer:
+                """Members whom no client has met, in place of the last ones; returned once the DHT knows them."""
+                nonlocal met
+                met.set()
+                met = trio.Event()
+                peers = [await nursery.start(stranger, met) for _ in range(count)]
+                for peer in peers:
+                    while await host.find_peer(peer) is None:  # noqa: ASYNC110
+                        await trio.sleep(PAUSE_S)
+                await trio.sleep(SETTLE_S)
+                return {"peers": peers}
+
+            await obey(described(host), {"strangers": strangers})
+            nursery.cancel_scope.cancel()
 
 
 async def _client(peer: str, address: str, post: str, at: str) -> None:
@@ -103,8 +129,8 @@ async def _client(peer: str, address: str, post: str, at: str) -> None:
         async def dial(count: int) -> Answer:
             return {"ms": statistics.median([await _dial(host, server) for _ in range(count)])}
 
-        async def find(count: int) -> Answer:
-            return {"ms": statistics.median([await _find(host, server.peer) for _ in range(count)])}
+        async def find(peers: list[str]) -> Answer:
+            return {"ms": statistics.median([await _find(host, PeerId(peer)) for peer in peers])}
 
         await obey({}, {"dial": dial, "find": find})
 
