@@ -147,6 +147,10 @@ async def _dial(host: Host, server: PeerAddress) -> float:
 
 
 async def _find(host: Host, peer: PeerId) -> float:
+    """A stranger may have dialled this node while it looked itself up on the DHT: that connection goes first."""
+    await host.disconnect(peer)
+    await trio.sleep(PAUSE_S)
+    assert peer not in host.peers()
     began = time.perf_counter()
     found = await host.find_peer(peer)
     assert found is not None
