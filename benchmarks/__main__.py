@@ -31,6 +31,7 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     **{f"engine-{name}": (partial(engine.measure, models=[name]),) for name in engine.SHAPES},
     "punch": (punch.measure,),
     "transport": (transport.measure,),
+    "dht": (partial(transport.measure, subjects=["dht"]),),
     "artifacts": (artifacts.measure,),
     **{
         f"artifacts-{subject}": (partial(artifacts.measure, subjects=[subject]),)

@@ -9,7 +9,7 @@ from typing import Final
 from benchmarks.report import Row
 from benchmarks.transport import runner
 
-SUBJECTS: Final = ("bulk", "dial", "calls", "relay", "gossip")
+SUBJECTS: Final = ("bulk", "dial", "calls", "relay", "gossip", "dht")
 
 
 def measure(runs: int, subjects: Sequence[str] = SUBJECTS) -> list[Row]:

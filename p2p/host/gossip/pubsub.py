@@ -84,7 +84,10 @@ class MemberPubsub(Pubsub):
         topic, now = message.topicIDs[0], trio.current_time()
         if not self.judge.admits(source, topic, len(message.data), self._audience.limits(topic), now):
             return
-        if self._is_msg_seen(message) or message.from_id == self.my_id.to_bytes():
+        if message.from_id == self.my_id.to_bytes():
+            return
+        if self._is_msg_seen(message):
+            self._mesh_router.came_again(sender, message)
             return
         if not _signed_by_its_author(message):
             self.judge.blame(source, now)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import trio
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.mcache import MessageCache
@@ -16,6 +18,7 @@ from libp2p.pubsub.utils import safe_bytes_from_hex
 
 from p2p.host.framing import framed
 from p2p.host.gossip.outbox import Outbox
+from p2p.host.gossip.supplies import Supplies
 from p2p.host.settings import HostSettings
 from p2p.transport import TopicLimits
 
@@ -25,7 +28,9 @@ twenty), so the mesh only has to reach the few that it is not, and each link mor
 FLOOD: Final = 32
 """Followers up to which the author sends to all of them."""
 LAZY: Final = 2
-"""Followers outside the mesh that are told each second which messages there were: what was lost comes that way."""
+"""Followers that are told each second which messages there were: what was lost comes that way."""
+SEQNO_BYTES: Final = 8
+"""At the end of a message's id; before it is the author."""
 MAX_IDS: Final = 512
 """Of messages, in one control message: five times what a busy topic has in its window."""
 MAX_CACHED: Final = 2_048
@@ -47,6 +52,8 @@ class MeshRouter(GossipSub):
             pending_messages_ttl=0.0,
         )
         self._limits = limits
+        self._supplies = Supplies()
+        self._sources: dict[bytes, ID] = {}
         self.mcache = _Cache(self.mcache.window_size, self.mcache.history_size)
 
     def spread(self, source: ID, message: rpc_pb2.Message) -> None:
@@ -54,6 +61,7 @@ class MeshRouter(GossipSub):
         assert self.pubsub is not None
         topic = message.topicIDs[0]
         self.mcache.put(message)
+        self._sources[self.pubsub.get_message_id(message)] = source
         frame = framed(rpc_pb2.RPC(publish=[message]).SerializeToString())
         backlog = self._limits(topic).backlog
         for peer in self._takers(topic, source, ID(message.from_id)):
@@ -71,7 +79,26 @@ class MeshRouter(GossipSub):
         assert self.pubsub is not None
         if source == self.pubsub.my_id and topic in self.mesh:
             return tuple(self.links(topic))
-        return tuple(self._get_peers_to_send([topic], source, author))
+        takers = self._get_peers_to_send([topic], source, author)
+        if len(self.pubsub.peer_topics.get(topic, ())) > FLOOD:
+            return tuple(takers)
+        now = trio.current_time()
+        return tuple(peer for peer in takers if not self._supplies.has(peer, author.to_bytes(), now))
+
+    def came_again(self, sender: ID, message: rpc_pb2.Message) -> None:
+        """A copy of what the author itself brought: say that none is needed."""
+        assert self.pubsub is not None
+        author = bytes(message.from_id)
+        first = self._sources.get(self.pubsub.get_message_id(message))
+        if first is None or sender == first or first.to_bytes() != author:
+            return
+        if self._supplies.say(sender, author, trio.current_time()):
+            known = rpc_pb2.ControlIHave(topicID=message.topicIDs[0], messageIDs=[author + message.seqno])
+            self.send_rpc(sender, rpc_pb2.RPC(control=rpc_pb2.ControlMessage(ihave=[known])))
+
+    def remove_peer(self, peer_id: ID) -> None:
+        super().remove_peer(peer_id)
+        self._supplies.forget(peer_id)
 
     def send_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC, priority: bool = False) -> None:
         if self.pubsub is not None and (outbox := self.pubsub.peer_queues.get(peer_id)) is not None:
@@ -82,14 +109,22 @@ class MeshRouter(GossipSub):
         self._send_cached(peer_id, self.mcache.window(topic))
 
     async def handle_ihave(self, ihave_msg: rpc_pb2.ControlIHave, sender_peer_id: ID) -> None:
-        if ihave_msg.topicID in self.mesh:
-            del ihave_msg.messageIDs[MAX_IDS:]
-            await super().handle_ihave(ihave_msg, sender_peer_id)
+        """What the peer names although this node had it from elsewhere or passed it on, it gets without this node."""
+        if ihave_msg.topicID not in self.mesh:
+            return
+        del ihave_msg.messageIDs[MAX_IDS:]
+        now = trio.current_time()
+        for message_id in filter(None, map(safe_bytes_from_hex, ihave_msg.messageIDs)):
+            if message_id in self.mcache.msgs and self._sources.get(message_id) != sender_peer_id:
+                self._supplies.said(sender_peer_id, message_id[:-SEQNO_BYTES], now)
+        await super().handle_ihave(ihave_msg, sender_peer_id)
 
     async def handle_iwant(self, iwant_msg: rpc_pb2.ControlIWant, sender_peer_id: ID) -> None:
         if self._check_iwant_rate_limit(sender_peer_id):
-            wanted = {safe_bytes_from_hex(text) for text in iwant_msg.messageIDs[:MAX_IDS]}
-            self._send_cached(sender_peer_id, [one for one in wanted if one is not None])
+            wanted = set(filter(None, map(safe_bytes_from_hex, iwant_msg.messageIDs[:MAX_IDS])))
+            for message_id in wanted:
+                self._supplies.lacked(sender_peer_id, message_id[:-SEQNO_BYTES])
+            self._send_cached(sender_peer_id, wanted)
 
     async def emit_control_message(self, control_msg: rpc_pb2.ControlMessage, to_peer: ID) -> None:
         """Without the signed record of addresses that the stock one adds: members know more from the gate."""
@@ -105,10 +140,28 @@ class MeshRouter(GossipSub):
                 frame = framed(rpc_pb2.RPC(publish=[message]).SerializeToString())
                 outbox.put(topic, frame, self._limits(topic).backlog)
 
-    # ── What the stock router does each second and need not ──────────────────────────────────────────────────────
+    # ── What the stock router does each second otherwise, and need not do ────────────────────────────────────────
 
-    def _get_adaptive_gossip_peers_count(self, topic: str, total_peers: int) -> int:
-        return min(LAZY, total_peers)
+    def gossip_heartbeat(self) -> defaultdict[ID, dict[str, list[bytes]]]:
+        """Tell a few followers, in the mesh or not, which messages there were, but for those that they brought.
+
+        The same few for all topics, so that it is one message for each.
+        """
+        assert self.pubsub is not None
+        told: defaultdict[ID, dict[str, list[bytes]]] = defaultdict(dict)
+        luck = {peer: random.random() for peer in self.peer_protocol}
+        for topic in self.mesh:
+            message_ids = self.mcache.window(topic)
+            followers = [peer for peer in self.pubsub.peer_topics.get(topic, ()) if peer in luck]
+            for peer in sorted(followers, key=luck.__getitem__)[: LAZY if message_ids else 0]:
+                own = peer.to_bytes()
+                news = [
+                    one for one in message_ids if self._sources.get(one) != peer and one[:-SEQNO_BYTES] != own
+                ]
+                if news:
+                    told[peer][topic] = news[-MAX_IDS:]
+        self._sources = {one: self._sources[one] for one in self.mcache.msgs if one in self._sources}
+        return told
 
     def _perform_opportunistic_grafting(self, topic: str, peers_to_graft: defaultdict[ID, list[str]]) -> int:
         """Scores of our own mute a peer; all others are equal, and more links are more copies."""

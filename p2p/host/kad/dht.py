@@ -136,22 +136,12 @@ class Dht:
     # ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def provide(self, key: bytes) -> None:
-        """Tell the peers nearest to key. Raises TetherError(UNREACHABLE) if none of them heard."""
+        """Tell the peers nearest to key, and those asked on the way. Raises TetherError(UNREACHABLE) if none heard."""
         key = MULTIHASH + key
         own = PeerAddress(self._switch.own, self._switch.addresses())
         self._records.put(key, own, trio.current_time())
-        note = Note(ADD_PROVIDER, key, providers=(own,))
-        keepers = await self.lookup(Note(GET_PROVIDERS, key), lambda _peer, _note: False)
-        heard: list[PeerId] = []
-
-        async def tell(peer: PeerId) -> None:
-            if await self.ask(peer, note) is not None:
-                heard.append(peer)
-
-        async with trio.open_nursery() as nursery:
-            for peer in keepers:
-                nursery.start_soon(tell, peer)
-        if not heard:
+        record = Note(ADD_PROVIDER, key, providers=(own,))
+        if not await self.lookup(Note(FIND_NODE, key), lambda _peer, _note: False, before=record):
             raise TetherError(UNREACHABLE, "Nobody is connected who could keep the record.")
 
     async def find_providers(self, key: bytes, limit: int) -> tuple[PeerAddress, ...]:
@@ -186,18 +176,21 @@ class Dht:
         await self.lookup(Note(FIND_NODE, raw_id(peer)), look)
         return found[0] if found else None
 
-    async def lookup(self, question: Note, look: Answered) -> list[PeerId]:
-        """Ask nearer and nearer peers. Returns those who answered, nearest first; bounded by `lookup_s`."""
+    async def lookup(self, question: Note, look: Answered, *, before: Note | None = None) -> list[PeerId]:
+        """Ask nearer and nearer peers. Returns those who answered, nearest first; bounded by `lookup_s`.
+
+        before: a note without an answer that goes before each question; who answers that has read it.
+        """
         target = position(question.key)
         start = self._table.closest(target)
         if len(start) < K:
             start += self._switch.peers()
-        lookup = Lookup(target, start, own=self._switch.own)
+        lookup = Lookup(target, start, own=self._switch.own, at_hand=self._switch.connected)
         with trio.move_on_after(self._settings.lookup_s):
             async with trio.open_nursery() as nursery:
 
                 async def ask(peer: PeerId) -> None:
-                    answer = await self.ask(peer, question)
+                    answer = await self.ask(peer, question, before=before)
                     if answer is None:
                         lookup.failed(peer)
                     else:
@@ -215,11 +208,11 @@ class Dht:
                 spread()
         return lookup.found()
 
-    async def ask(self, peer: PeerId, question: Note) -> Note | None:
+    async def ask(self, peer: PeerId, question: Note, *, before: Note | None = None) -> Note | None:
         """One question, one answer; None if there was none in time, and the peer is out of the table."""
         with trio.move_on_after(self._settings.query_s):
             try:
-                answer = await self._exchange(peer, question)
+                answer = await self._exchange(peer, question, before)
             except TetherError:
                 self._table.lost(peer)
                 return None
@@ -228,9 +221,8 @@ class Dht:
         self._table.lost(peer)
         return None
 
-    async def _exchange(self, peer: PeerId, question: Note) -> Note:
-        """ADD_PROVIDER has no answer; once that to a ping behind it is there, the record is."""
-        notes = [question, Note(PING)] if question.kind == ADD_PROVIDER else [question]
+    async def _exchange(self, peer: PeerId, question: Note, before: Note | None) -> Note:
+        notes = [before, question] if before is not None else [question]
         stream, _ = await self._switch.open(peer, [self._protocol])
         try:
             await stream.write(b"".join(framed(write(note)) for note in notes))

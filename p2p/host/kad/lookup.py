@@ -6,7 +6,7 @@ candidate ── next() ──> asked ── answered ──> done with
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from p2p.host.kad.distance import K, seat
@@ -19,18 +19,32 @@ State = Literal["candidate", "asked", "answered", "failed"]
 
 
 class Lookup:
-    """target: a position; start: the peers known at the beginning."""
+    """target: a position; start: the peers known at the beginning.
 
-    def __init__(self, target: int, start: Iterable[PeerId], *, own: PeerId) -> None:
+    at_hand: whether a peer can be asked without a dial; of the k nearest, those go first, for they may know already.
+    """
+
+    def __init__(
+        self,
+        target: int,
+        start: Iterable[PeerId],
+        *,
+        own: PeerId,
+        at_hand: Callable[[PeerId], bool] = lambda _peer: True,
+    ) -> None:
         self._target = target
         self._own = own
+        self._at_hand = at_hand
         self._states: dict[PeerId, State] = {}
         self._add(start)
 
     def next(self) -> list[PeerId]:
         """Whom to ask now, in addition to those who have not answered yet; empty and nobody asked: it is over."""
         room = ALPHA - sum(state == "asked" for state in self._states.values())
-        chosen = [peer for peer in self._nearest() if self._states[peer] == "candidate"][: max(room, 0)]
+        if room <= 0:
+            return []
+        candidates = [peer for peer in self._nearest() if self._states[peer] == "candidate"]
+        chosen = sorted(candidates, key=lambda peer: not self._at_hand(peer))[:room]
         for peer in chosen:
             self._states[peer] = "asked"
         return chosen

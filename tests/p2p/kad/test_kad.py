@@ -126,6 +126,15 @@ def test_a_lookup_in_a_small_swarm_asks_everybody_once(count: int) -> None:
     assert set(lookup.found()) == set(others)
 
 
+def test_of_the_k_nearest_those_at_hand_are_asked_first() -> None:
+    own, *others = peers(60)
+    target = position(b"key")
+    ordered = nearest(target, others)
+    at_hand = set(ordered[K - 3 : K + 3])
+    asked = Lookup(target, others, own=own, at_hand=at_hand.__contains__).next()
+    assert asked == [*ordered[K - 3 : K], *ordered[: ALPHA - 3]]
+
+
 # ── Records ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
