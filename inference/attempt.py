@@ -49,11 +49,13 @@ MAX_LOGPROBS: Final = 20
 
 @dataclass(slots=True)
 class ChunkWriter:
-    """Seals chunk bodies in order and links them. send: hands one to the call, waiting for its credit."""
+    """Seals chunk bodies in order and links them. send, finish: hand one to the call, waiting for its credit; finish:
+    the last."""
 
     seal: Seal
     correlation_id: str
     send: Callable[[InferChunk], Awaitable[None]]
+    finish: Callable[[InferChunk], Awaitable[None]]
     seq: int = 0
     chain: bytes = CHAIN_START
 
@@ -62,7 +64,7 @@ class ChunkWriter:
         chunk = InferChunk(self.correlation_id, self.seq, payload, done, self.seal.attempt, self.chain)
         self.seq += 1
         self.chain = next_link(self.chain, payload)
-        await self.send(chunk)
+        await (self.finish if done else self.send)(chunk)
 
 
 @dataclass(slots=True)

@@ -234,7 +234,7 @@ class Worker:
             raise TetherError(MODEL_NOT_FOUND, "This worker does not serve that model.", field="model")
         seal, plain = open_from(self._key, grant.job, grant.attempt, request.input)
         content = open_content(plain, grant)
-        writer = ChunkWriter(seal, request.correlation_id, call.send)
+        writer = ChunkWriter(seal, request.correlation_id, call.send, call.finish)
         with (
             self._slot(grant) as running,
             _span(request, grant, offer.manifest) as span,

@@ -23,6 +23,9 @@ PeerId = NewType("PeerId", str)
 _PEER_ID_PREFIX: Final = bytes.fromhex("002408011220")
 """Identity multihash around the protobuf PublicKey{type: Ed25519, data: 32 bytes} (libp2p peer-ids spec)."""
 
+KNOWN_IDS: Final = 4_096
+"""Ids whose keys are kept, some 600 KB: Base58 costs as much as a signature, and every request names a few peers."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeKey:
@@ -67,10 +70,12 @@ def verify(public: bytes, domain: str, message: bytes, signature: bytes) -> bool
     return True
 
 
+@lru_cache(maxsize=KNOWN_IDS)
 def node_id_of(public: bytes) -> PeerId:
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public).decode())
 
 
+@lru_cache(maxsize=KNOWN_IDS)
 def public_key_of(node_id: PeerId) -> bytes:
     """The Ed25519 key inside a node id. Raises TetherError(FIELD_INVALID) for anything else."""
     try:

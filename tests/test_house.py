@@ -8,7 +8,7 @@ from typing import Final
 from tests.sources import PACKAGES, ROOT, files, tree
 
 MAX_LINES: Final = 400
-SUPERVISOR: Final = "p2p/rpc/callee.py"
+SUPERVISOR: Final = "p2p/supervised.py"
 """Answers INTERNAL for the bug of a handler, and says in the log where it is."""
 UNSAFE_CODECS: Final = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 

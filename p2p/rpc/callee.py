@@ -6,13 +6,11 @@ greeted ──> carried ──stream broke──> detached ──greeted again w
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Final
+from typing import Any
 
-import structlog
 import trio
 
 from p2p.errors import (
@@ -21,7 +19,6 @@ from p2p.errors import (
     CAPACITY,
     FRAME_INVALID,
     FRAME_TOO_LARGE,
-    INTERNAL,
     UNKNOWN_METHOD,
     Code,
     TetherError,
@@ -37,9 +34,8 @@ from p2p.rpc.latency import Latency
 from p2p.rpc.limits import RpcLimits
 from p2p.rpc.metrics import OK, RpcMetrics
 from p2p.rpc.reading import LaneReading
+from p2p.supervised import supervised
 from p2p.transport import Stream
-
-_log: Final = structlog.get_logger()
 
 Answer = Callable[[IncomingCall], Coroutine[Any, Any, None]]
 """A handler by its bytes: it answers with `IncomingCall.send`, and at last with `finish` or `end`."""
@@ -232,7 +228,7 @@ class CalleeSession:
         finally:
             call.member = None
             fault = fault if ended else call.fault
-            if call.lost is None and fault is not None:
+            if call.lost is None and fault is not None and not call.finished:
                 self.say(Failed(call.number, fault.to_wire()), 0)
             code = fault.code if fault is not None else CALL_LOST
             self._forget(call, OK if ended and fault is None else code.name)
@@ -240,33 +236,8 @@ class CalleeSession:
     async def _supervise(self, call: IncomingCall, waiting: Callable[[], None]) -> TetherError | None:
         """A fault is its answer; a bug of ours is logged, and the node goes on."""
         try:
-            await Watched(call.answer(call), waiting)
+            work = Watched(call.answer(call), waiting)
+            await supervised(work, "rpc.handler_crashed", method=call.method, peer=call.peer)
         except TetherError as error:
             return error
-        except Exception as error:  # noqa: BLE001 the one supervisor of foreign code: a call ends, not the daemon
-            return _only_fault(error) or _crashed(call, error)
         return None
-
-
-def _only_fault(error: Exception) -> TetherError | None:
-    """The fault in a group of nothing but faults, as a nursery in a handler raises it."""
-    leaves = list(_leaves(error))
-    faults = [leaf for leaf in leaves if isinstance(leaf, TetherError)]
-    return faults[0] if len(faults) == len(leaves) else None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
-def _crashed(call: IncomingCall, error: Exception) -> TetherError:
-    """Log where and as what a handler crashed; never its message, which may quote what it worked on."""
-    bug = next(leaf for leaf in _leaves(error) if not isinstance(leaf, TetherError))
-    place = traceback.extract_tb(bug.__traceback__)[-1]
-    where = f"{place.filename.rpartition('/')[2]}:{place.lineno} in {place.name}"
-    _log.error("rpc.handler_crashed", method=call.method, peer=call.peer, bug=type(bug).__name__, where=where)
-    return TetherError(INTERNAL, f"The handler of {call.method!r} failed.")

@@ -28,6 +28,7 @@ class IncomingCall:
         "credit",
         "deadline",
         "fault",
+        "finished",
         "lost",
         "member",
         "method",
@@ -52,6 +53,7 @@ class IncomingCall:
         self.member: Member | None = None
         self.lost: TetherError | None = None
         self.fault: TetherError | None = None
+        self.finished = False
         self.ticket = 0
         self.started = now = trio.current_time()
         self.deadline = None if frame.timeout_ms is None else now + frame.timeout_ms / 1000
@@ -98,16 +100,17 @@ class IncomingCall:
             await self._send_in_parts(message, last=False)
 
     async def finish(self, message: bytes) -> None:
-        """The last answer."""
+        """The last answer. What the handler does after it is not heard any more."""
         if self._turn is None and self._may_send_whole(message):
             self._send_last_piece(message, whole=message, last=True)
         else:
             await self._send_in_parts(message, last=True)
+        self.finished = True
 
     def end(self) -> None:
         """All answers are sent. Raises TetherError(CANCELLED) if one was left in the middle."""
         self._check_cut()
-        if self.lost is None:
+        if self.lost is None and not self.finished:
             self._session.say(End(self.number), 0)
 
     def credited(self, amount: int) -> None:

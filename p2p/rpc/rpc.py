@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager, closing
 from functools import partial
 from itertools import count
 from math import inf
-from typing import Final, Generic, NamedTuple
+from typing import Any, Final, Generic, NamedTuple
 from weakref import WeakValueDictionary
 
 import trio
 
-from p2p.errors import CALL_LOST, FRAME_INVALID, TetherError
+from p2p.errors import CALL_LOST, DEADLINE, FRAME_INVALID, UNKNOWN_METHOD, TetherError
 from p2p.identity import PeerId
 from p2p.messages import Answer, Method, Request
 from p2p.pipe import pipe
@@ -30,6 +30,7 @@ from p2p.rpc.latency import Latency
 from p2p.rpc.limits import PRIORITIES, RpcLimits
 from p2p.rpc.metrics import NoMetrics, RpcMetrics
 from p2p.rpc.outgoing import OutgoingCall
+from p2p.supervised import supervised
 from p2p.transport import PeerAddress, Stream, Transport
 from p2p.wire import decode, encode
 
@@ -57,6 +58,14 @@ class ServerCall(Generic[Request, Answer]):
     async def send(self, answer: Answer) -> None:
         """Send one answer as soon as the caller has room for it. Raises TetherError(CANCELLED | CALL_LOST)."""
         await self._call.send(encode(answer))
+
+    async def finish(self, answer: Answer) -> None:
+        """Send the last answer, and with it the end: the caller waits for nothing more. Raises as `send` does.
+
+        A checkpoint: it leaves before the handler clears up.
+        """
+        await self._call.finish(encode(answer))
+        await trio.lowlevel.checkpoint()
 
 
 class _Way(NamedTuple):
@@ -86,6 +95,7 @@ class Rpc:
         self._latencies: OrderedDict[PeerId, Latency] = OrderedDict()
         self._pools: WeakValueDictionary[PeerId, Pool] = WeakValueDictionary()
         self._outbound: dict[_Way, CallerSession] = {}
+        self._here: dict[str, Callable[[PeerId, Any], Awaitable[Any]]] = {}
         host = Host(Crew(self._spawn, limits.crew), self._deadlines, limits, metrics)
         self._inbound = Inbound(self._spawn, self._latency, host)
         self._nursery: trio.Nursery | None = None
@@ -123,6 +133,7 @@ class Rpc:
             await call.finish(encode(await handler(call.peer, decode(call.request, method.request))))
 
         self._inbound.services[method.name] = Service(answer, guests)
+        self._here[method.name] = handler
 
     def serve_stream(
         self,
@@ -141,6 +152,8 @@ class Rpc:
         self, peer: PeerId, method: Method[Request, Answer], request: Request, *, timeout_s: float
     ) -> Answer:
         """Call and wait for the one answer. Raises the peer's TetherError, UNREACHABLE, CALL_LOST or DEADLINE."""
+        if peer == self._transport.peer_id:
+            return await self._ask_here(method, request, timeout_s)
         call = self._open(peer, method, request, timeout_s)
         try:
             message = await call.receive()
@@ -162,6 +175,17 @@ class Rpc:
         """Call, and iterate over the answers; iterating raises as `ask` does. Leaving early cancels the call there."""
         with closing(self._open(peer, method, request, inf if timeout_s is None else timeout_s)) as call:
             yield _Answers(call, method.answer)
+
+    async def _ask_here(self, method: Method[Request, Answer], request: Request, timeout_s: float) -> Answer:
+        """A call of this node to itself needs no bytes, only the rules: a deadline, and faults that are answers."""
+        me, handler = self._transport.peer_id, self._here.get(method.name)
+        if handler is None:
+            raise TetherError(UNKNOWN_METHOD, f"There is no call {method.name!r} here.")
+        with trio.move_on_after(timeout_s):
+            work = handler(me, request)
+            answer: Answer = await supervised(work, "rpc.handler_crashed", method=method.name, peer=me)
+            return answer
+        raise TetherError(DEADLINE, f"{method.name!r} was not answered in time.")
 
     # ── Calling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
