@@ -23,7 +23,7 @@ CONTRACTS: Final = ("tetherd.gateway.answer",)
 """What a role shows to the rest of the house: types and protocols, no behaviour."""
 COMPOSITION_ROOT: Final = "tetherd.duties"
 LIBP2P_SHELL: Final = ("p2p.host", "p2p.libp2p_*")
-SLOW_TO_IMPORT: Final = ("libp2p", "tetherd.http", "starlette", "hypercorn", "llama_cpp", "torch")
+SLOW_TO_IMPORT: Final = ("libp2p", "tetherd.http", "starlette", "llama_cpp", "torch")
 
 
 @dataclass(frozen=True, slots=True)

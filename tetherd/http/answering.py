@@ -15,24 +15,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from p2p.errors import TetherError
-from tetherd.gateway.answer import Answer, Delta, Inference, Loading, Queued, Started
+from tetherd.gateway.answer import Answer, Delta, Inference, Started
 from tetherd.http import responses
+from tetherd.http.event_stream import EventStream
 from tetherd.http.rates import rate_headers
 from tetherd.http.requests import Parsed
 from tetherd.http.writer import Choice, Kind, Page, Writer
 
 ACCEPT_WAIT_S: Final = 2.0
 """How long a status waits for a worker's word: errors before that have a status, later ones are events."""
-KEEPALIVE_S: Final = 10.0
-"""Proxies cut what is silent for 30 to 60 seconds."""
 AT_ONCE: Final = 8
 """Of one request's choices, each a job of its own: a hundred must not take every slot of a region."""
-
-_STREAM_HEADERS: Final = {
-    "content-type": "text/event-stream",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-}
 
 
 def error_response(error: TetherError, headers: dict[str, str] | None = None) -> Response:
@@ -61,19 +54,19 @@ class AnswerResponse(Response):
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream = _EventStream(send)
+        stream = EventStream(send)
         async with trio.open_nursery() as nursery:
             watch = Watch(nursery.cancel_scope)
             nursery.start_soon(watch.run, receive)
             if self._parsed.stream:
-                whole = await self._stream(stream, nursery)
+                whole = await self._stream(stream, nursery, watch)
             else:
                 whole = await self._whole()
             watch.end()
             if whole is not None:
                 await whole(scope, receive, send)
             else:
-                await stream.close()
+                await stream.end()
             nursery.cancel_scope.cancel()
 
     async def _each(self, follow: Callable[[Choice, Answer], Awaitable[None]]) -> None:
@@ -108,7 +101,7 @@ class AnswerResponse(Response):
         page = Page(self._kind, self._choices[0].begun)
         return Response(page.whole(self._choices), 200, page.headers(), "application/json")
 
-    async def _stream(self, stream: _EventStream, nursery: trio.Nursery) -> Response | None:
+    async def _stream(self, stream: EventStream, nursery: trio.Nursery, watch: Watch) -> Response | None:
         """Write the events; or return what is answered instead, while there is no status yet."""
         opening = _Opening(stream, self._kind)
         for choice in self._choices[:1]:
@@ -119,7 +112,7 @@ class AnswerResponse(Response):
         async def follow(choice: Choice, answer: Answer) -> None:
             nonlocal left
             choice.started = await answer.started()
-            writer = Writer(await opening.page(choice.started), choice)
+            writer = Writer(opening.page(choice.started), choice)
             await stream.write(writer.opening())
             async for item in answer:
                 choice.count(item)
@@ -129,12 +122,14 @@ class AnswerResponse(Response):
             if left:
                 await stream.write(writer.finish())
             else:
-                await stream.write(writer.ending(self._choices, include_usage=self._parsed.include_usage))
+                watch.end()
+                include_usage = self._parsed.include_usage
+                await stream.end(writer.ending(self._choices, include_usage=include_usage))
 
         try:
             await self._each(follow)
         except TetherError as error:
-            opening.end()
+            opening.give_up()
             if not stream.open:
                 return error_response(error)
             await stream.write(responses.error_event(error))
@@ -142,37 +137,36 @@ class AnswerResponse(Response):
 
 
 class _Opening:
-    """The status goes out once the first answer has started, or ACCEPT_WAIT_S after the request; then comments."""
+    """The status goes out once the first answer has started, or ACCEPT_WAIT_S after the request."""
 
-    def __init__(self, stream: _EventStream, kind: Kind) -> None:
+    def __init__(self, stream: EventStream, kind: Kind) -> None:
         self._stream = stream
         self._kind = kind
         self._page: Page | None = None
         self._begun = trio.Event()
-        self._sent = trio.Event()
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
         with self._scope:
             with trio.move_on_after(ACCEPT_WAIT_S):
                 await self._begun.wait()
-            await self._stream.start(self._page.headers() if self._page else {})
             if self._page is None:
-                await self._stream.write(responses.WAITING)
-            self._sent.set()
-            await self._stream.keep_alive()
+                self._stream.start({}, responses.WAITING)
+            await self._stream.run()
 
-    async def page(self, started: Started) -> Page:
+    def page(self, started: Started) -> Page:
         """What the events of all choices stand on: the id and headers of whichever started first."""
         if self._page is None:
             self._page = Page(self._kind, started)
+            if not self._stream.open:
+                self._stream.start(self._page.headers())
             self._begun.set()
-        await self._sent.wait()
         return self._page
 
-    def end(self) -> None:
-        """Nothing more is said by itself; whether a status went out is in `stream.open`."""
-        self._scope.cancel()
+    def give_up(self) -> None:
+        """Keep the status, unless it is out."""
+        if not self._stream.open:
+            self._scope.cancel()
 
 
 class Watch:
@@ -194,51 +188,3 @@ class Watch:
 
     def end(self) -> None:
         self._watching.cancel()
-
-
-class _EventStream:
-    """The body of one streamed response; its keepalive speaks only when nothing else did."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._turn = trio.Lock()
-        self._last_s = trio.current_time()
-        self.open = False
-        self._wait: Queued | Loading | None = None
-        self._news = trio.Event()
-
-    def told(self, wait: Queued | Loading) -> None:
-        """What the request waits for: said as a comment, as soon as there is a status."""
-        if wait != self._wait:
-            self._wait = wait
-            self._news.set()
-
-    async def start(self, headers: dict[str, str]) -> None:
-        raw = [(name.encode(), value.encode()) for name, value in {**_STREAM_HEADERS, **headers}.items()]
-        async with self._turn:
-            self.open = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
-
-    async def write(self, data: bytes) -> None:
-        if not data:
-            return
-        async with self._turn:
-            if self.open:
-                await self._send({"type": "http.response.body", "body": data, "more_body": True})
-                self._last_s = trio.current_time()
-
-    async def close(self) -> None:
-        async with self._turn:
-            self.open = False
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def keep_alive(self) -> None:
-        """Send a comment whenever what is waited for changed, or the body was silent for KEEPALIVE_S."""
-        while True:
-            with trio.move_on_at(self._last_s + KEEPALIVE_S):
-                await self._news.wait()
-                self._news = trio.Event()
-                if self._wait is not None:
-                    await self.write(responses.wait_comment(self._wait))
-            if trio.current_time() >= self._last_s + KEEPALIVE_S:
-                await self.write(responses.WAITING)

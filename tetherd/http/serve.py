@@ -1,8 +1,6 @@
-"""Hypercorn's protocols on trio, embedded: on a TCP port for clients, on a Unix socket for tetherctl.
+"""Serving an application over HTTP/1.1: on a TCP port for clients, on a Unix socket for tetherctl.
 
-Hypercorn shields its sends from cancellation, so a client that stops reading would hold up its `serve` for ever. Here
-the accept loop is our own: at the end it cuts the sockets that are left, and until then a client may read as slowly as
-it likes.
+A client may read as slowly as it likes; at the end those that are left are cut.
 """
 
 from __future__ import annotations
@@ -12,25 +10,16 @@ import os
 import socket
 import ssl
 import stat
-import sys
-import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
-import structlog
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.logging import Logger
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 from starlette.applications import Starlette
 
 from p2p.errors import ADDRESS_IN_USE, CONFIG_INVALID, TetherError
+from tetherd.http.connection import Connection
 
 GRACEFUL_S: Final = 3.0
 """Once told to stop, how long answers that are under way may take to end."""
@@ -38,8 +27,6 @@ BACKLOG: Final = 256
 HANDSHAKE_S: Final = 10.0
 MAX_CONNECTIONS: Final = 2_048
 """Beyond that a new connection is closed at once: file descriptors are needed for peers, too."""
-
-_log: Final = structlog.get_logger()
 
 
 async def serve(
@@ -128,7 +115,6 @@ async def _serve(
     listener.setblocking(False)
     connections = _Connections(app, tls)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connections.cut_when_cancelled)
         async with trio.open_nursery() as accepting:
             listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
             accepting.start_soon(
@@ -147,67 +133,46 @@ class _Connections:
 
     def __init__(self, app: Starlette, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
-        self._app = ASGIWrapper(cast(Any, app))
-        self._config = _config()
-        self._context = WorkerContext(None)
-        self._streams: set[trio.SocketStream] = set()
+        self._app = app
+        self._open: set[Connection] = set()
+        self._stopping = False
         self._none_left = trio.Event()
 
     async def answer(self, stream: trio.SocketStream) -> None:
         """Serve one client until it leaves."""
-        if len(self._streams) >= MAX_CONNECTIONS:
+        if len(self._open) >= MAX_CONNECTIONS:
             await stream.aclose()
             return
-        self._streams.add(stream)
+        over: trio.abc.Stream = stream
+        if self._tls is not None:
+            over = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+        connection = Connection(self._app, over, "https" if self._tls else "http", lambda: self._stopping)
+        self._open.add(connection)
         try:
-            wrapped: trio.abc.Stream = stream
-            if self._tls is not None:
-                wrapped = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
-            server = TCPServer(
-                self._app, self._config, self._context, ConnectionState({}), cast(Any, wrapped)
-            )
-            await server.run()
+            if not isinstance(over, trio.SSLStream) or await _shaken(over):
+                await connection.run()
         finally:
-            self._streams.discard(stream)
-            if not self._streams:
+            self._open.discard(connection)
+            if not self._open:
                 self._none_left.set()
 
     async def finish(self) -> None:
         """Let go of idle clients, and wait for those that are being answered."""
-        await self._context.terminated.set()
-        while self._streams:
+        self._stopping = True
+        for connection in self._open:
+            connection.let_go()
+        while self._open:
             self._none_left = trio.Event()
             await self._none_left.wait()
 
-    async def cut_when_cancelled(self) -> None:
-        """Shut every socket down, which ends what waits for its client to read."""
+
+async def _shaken(stream: trio.SSLStream[trio.SocketStream]) -> bool:
+    """Whether the client speaks TLS as we do, and in time."""
+    with trio.move_on_after(HANDSHAKE_S):
         try:
-            await trio.sleep_forever()
-        finally:
-            for stream in self._streams:
-                with suppress(OSError):
-                    stream.socket.shutdown(socket.SHUT_RDWR)
-
-
-class _CrashLogger(Logger):
-    """Says where and as what the application crashed, never the message, which may quote what it worked on."""
-
-    async def exception(self, message: str, *args: object, **kwargs: object) -> None:
-        bug = sys.exc_info()[1]
-        while isinstance(bug, BaseExceptionGroup):
-            bug = bug.exceptions[0]
-        places = traceback.extract_tb(bug.__traceback__ if bug is not None else None)
-        where = [
-            f"{place.filename.rpartition('/')[2]}:{place.lineno} in {place.name}" for place in places[-1:]
-        ]
-        _log.error("http.crashed", bug=type(bug).__name__, where=where)
-
-
-def _config() -> Config:
-    config = Config()
-    config.logger_class = _CrashLogger
-    config.accesslog = config.errorlog = None
-    config.include_server_header = False
-    config.ssl_handshake_timeout = HANDSHAKE_S
-    config.h11_max_incomplete_size = 64 * 1024
-    return config
+            await stream.do_handshake()
+            return True
+        except (trio.BrokenResourceError, ssl.SSLError):
+            pass
+    await trio.aclose_forcefully(stream)
+    return False

@@ -10,7 +10,7 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
-_NOISY: Final = ("libp2p", "multiaddr", "hypercorn", "zeroconf", "aioquic", "urllib3", "opentelemetry")
+_NOISY: Final = ("libp2p", "multiaddr", "zeroconf", "aioquic", "urllib3", "opentelemetry")
 
 
 def configure(log_format: Literal["text", "json"], level: str) -> None:
