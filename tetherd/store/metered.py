@@ -8,7 +8,8 @@ meanwhile undoes the whole, and the batch is tried anew.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any, Final
 
 import outcome
@@ -21,6 +22,7 @@ from tetherd.store.jobs import standing_of
 from tetherd.store.protocol import JobRecord
 
 _COLUMNS: Final = tuple(item.name for item in fields(Account))
+_values: Final = attrgetter(*_COLUMNS)
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM accounts"
 
 
@@ -114,7 +116,7 @@ def _insert(accounts: Sequence[Account], otherwise: str) -> Statement:
         f"INSERT INTO accounts ({', '.join(_COLUMNS)}) VALUES {', '.join([one] * len(accounts))} "
         f"ON CONFLICT (subject) DO {otherwise}"
     )
-    return Statement(sql, [value for account in accounts for value in astuple(account)])
+    return Statement(sql, [value for account in accounts for value in _values(account)])
 
 
 def _account(row: SqlRow) -> Account:

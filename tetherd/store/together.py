@@ -1,8 +1,7 @@
 """One trip for all who wait for one: a flush or a round trip costs the same for one change as for many.
 
-Callers queue their items. Whoever finds nothing under way carries out all that are queued; then all of them go on at
-once, and the oldest of those who came meanwhile is next. So nothing is idle between two trips, and a caller costs the
-same however many wait.
+Whoever finds nothing under way goes at once. Who comes meanwhile queues, and the oldest of them is next, with all who
+are queued by then. So nothing is idle between two trips, and a caller costs the same however many wait.
 """
 
 from __future__ import annotations
@@ -28,6 +27,10 @@ class _Waiting(Generic[_Item]):
     outcome: outcome.Outcome[Any] | None = None
     woken: trio.Event = field(default_factory=trio.Event)
 
+    def result(self) -> Any:
+        assert self.outcome is not None
+        return self.outcome.unwrap()
+
 
 class Together(Generic[_Item]):
     """go: carries out some items in their order and says what came of each; at_once: how many at most."""
@@ -43,7 +46,9 @@ class Together(Generic[_Item]):
         waiting = _Waiting(item)
         self._queue[waiting] = None
         if not self._under_way:
-            self._pass_on()
+            self._under_way = True
+            await self._go_with_all()
+            return waiting.result()
         try:
             await waiting.woken.wait()
         except trio.Cancelled:
@@ -52,8 +57,7 @@ class Together(Generic[_Item]):
             raise
         if waiting.outcome is None:
             await self._take_turn(waiting)
-        assert waiting.outcome is not None
-        return waiting.outcome.unwrap()
+        return waiting.result()
 
     async def _take_turn(self, waiting: _Waiting[_Item]) -> None:
         """Others' items are among those queued, so no cancellation may lose them on the way.
@@ -66,6 +70,9 @@ class Together(Generic[_Item]):
             del self._queue[waiting]
             self._pass_on()
             raise
+        await self._go_with_all()
+
+    async def _go_with_all(self) -> None:
         batch = list(islice(self._queue, self._at_once))
         for one in batch:
             del self._queue[one]

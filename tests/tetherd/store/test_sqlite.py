@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,7 @@ async def test_when_sqlite_fails_all_who_shared_the_commit_are_told_and_nothing_
     commits = GroupCommit(connection)
     await commits.carry_out(lambda connection: insert(connection, 1))
     told: list[TetherError] = []
+    waited = threading.Event()
 
     async def carry_out(number: int) -> None:
         try:
@@ -149,10 +151,14 @@ async def test_when_sqlite_fails_all_who_shared_the_commit_are_told_and_nothing_
             told.append(error)
 
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(commits.carry_out, lambda connection: waited.wait() and insert(connection, 9))
+        await trio.testing.wait_all_tasks_blocked()  # who comes while it is under way goes with the others
         for number in (7, 1, 8):
             nursery.start_soon(carry_out, number)
+        await trio.testing.wait_all_tasks_blocked()
+        waited.set()
     assert [error.code for error in told] == [LEDGER_UNAVAILABLE] * 3
-    assert numbers(connection) == [1]
+    assert numbers(connection) == [1, 9]
     assert await commits.carry_out(lambda connection: insert(connection, 2)) == 2
     await commits.close()
 
