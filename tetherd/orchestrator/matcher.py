@@ -127,7 +127,7 @@ def served_by(worker: WorkerState, wish: Wish) -> ServedModel | None:
 
 def affinity(wish: Wish, worker: WorkerState) -> int:
     """How much of the prompt it has computed, by the rank of the longest beginning; 0 where it has too much to do."""
-    if load(worker) > BUSY_LOAD:
+    if not wish.prefixes or load(worker) > BUSY_LOAD:
         return 0
     return max((rank for rank, one in enumerate(wish.prefixes, 1) if one in worker.prefixes), default=0)
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 import trio
+from msgspec import structs
 
 from p2p.errors import (
     CANCELLED,
@@ -46,6 +47,8 @@ from tetherd.quotas.hold import Hold
 from tetherd.store.jobs import LEASE_S
 from tetherd.store.protocol import AttemptRecord, JobRecord, Store, Terms
 
+FIRST: Final = 1
+"""The number of a job's first attempt, as the ledger counts (tetherd/store/jobs.py)."""
 GRANT_S: Final = 15.0
 """From the gateway's next breath to the worker's door; a reservation is held as long."""
 RESERVE_S: Final = 1.0
@@ -174,21 +177,46 @@ class Placements:
     # ── One worker ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _try(self, gateway: PeerId, request: PlacementRequest, seat: Seat) -> Placement | TetherError:
-        """Claim an attempt for this worker and reserve its slot. Returns the worker's refusal, if it refuses."""
+        """Claim an attempt for this worker and reserve its slot. Returns the worker's refusal, if it refuses.
+
+        Only a ledger knows an attempt's number, but that of a job's first one is hardly ever another than FIRST: its
+        slot is reserved while the claim is on its way to the disk. Later ones wait, for their number ends others.
+        """
         now, grant_id = self._now(), self._draw()
-        row = await self._claim(gateway, request, seat, grant_id, now)
         wanted = ReserveRequest(
-            row.job, row.attempt, grant_id, seat.served.digest, request.max_tokens, now + GRANT_S
+            request.job, FIRST, grant_id, seat.served.digest, request.max_tokens, now + GRANT_S
         )
+        row: JobRecord | TetherError | None = None
+        answers: list[ReserveAnswer | TetherError] = []
+        stayed = False
+
+        async def reserve_early() -> None:
+            answers.append(await self._reserve(seat, wanted))
+
         try:
-            answer = await self._reserve(seat, wanted)
-        except TetherError as refusal:
-            await self._refused(seat, row, refusal)
-            return refusal
-        except trio.Cancelled:
-            with trio.move_on_after(CLEAN_UP_S, shield=True):
-                await self._clean_up(seat, row, grant_id)
-            raise
+            async with trio.open_nursery() as nursery:
+                if not request.last_attempt:
+                    nursery.start_soon(reserve_early)
+                row = await self._claim(gateway, request, seat, grant_id, now)
+                if isinstance(row, TetherError):
+                    nursery.cancel_scope.cancel()
+            if isinstance(row, JobRecord) and (not answers or row.attempt != FIRST):
+                answers.append(await self._reserve(seat, structs.replace(wanted, attempt=row.attempt)))
+            stayed = True
+        finally:
+            if not stayed:
+                with trio.move_on_after(CLEAN_UP_S, shield=True):
+                    await self._clean_up(seat, row, wanted)
+        if isinstance(row, TetherError):
+            if request.last_attempt:
+                self._workforce.left(seat)
+            else:
+                await self._clean_up(seat, row, wanted)
+            raise row
+        answer = answers[-1]
+        if isinstance(answer, TetherError):
+            await self._refused(seat, row, answer)
+            return answer
         self._workforce.reserved(seat, answer)
         grant = Grant(
             job=row.job,
@@ -215,8 +243,8 @@ class Placements:
 
     async def _claim(
         self, gateway: PeerId, request: PlacementRequest, seat: Seat, grant_id: bytes, now: float
-    ) -> JobRecord:
-        """Shielded: whether an attempt was begun must be known to whoever has to close it."""
+    ) -> JobRecord | TetherError:
+        """Shielded: whether an attempt was begun must be known to whoever has to close it. Returns a refusal."""
         terms = self._terms(request)
         wanted = JobRecord(
             job=request.job,
@@ -243,9 +271,8 @@ class Placements:
         try:
             with trio.CancelScope(shield=True):
                 row = await self._store.claim(wanted, attempt, now=now, terms=terms)
-        except TetherError:
-            self._workforce.left(seat)
-            raise
+        except TetherError as refusal:
+            return refusal
         self._blame(request, row, now)
         return row
 
@@ -257,12 +284,15 @@ class Placements:
         if closed.worker in request.exclude:
             self._workforce.failed(closed.worker, row.model, closed.cause)
 
-    async def _reserve(self, seat: Seat, wanted: ReserveRequest) -> ReserveAnswer:
+    async def _reserve(self, seat: Seat, wanted: ReserveRequest) -> ReserveAnswer | TetherError:
         with trio.move_on_after(RESERVE_S):
-            if seat.peer != self._transport.peer_id:
-                await self._transport.connect(PeerAddress(seat.peer, seat.worker.presence.addresses))
-            return await self._rpc.ask(seat.peer, RESERVE, wanted, timeout_s=RESERVE_S)
-        raise TetherError(DEADLINE, "The worker did not answer in time.")
+            try:
+                if seat.peer != self._transport.peer_id:
+                    await self._transport.connect(PeerAddress(seat.peer, seat.worker.presence.addresses))
+                return await self._rpc.ask(seat.peer, RESERVE, wanted, timeout_s=RESERVE_S)
+            except TetherError as refusal:
+                return refusal
+        return TetherError(DEADLINE, "The worker did not answer in time.")
 
     async def _refused(self, seat: Seat, row: JobRecord, refusal: TetherError) -> None:
         self._workforce.refused(seat, refusal)
@@ -274,15 +304,19 @@ class Placements:
         with trio.CancelScope(shield=True):
             await self._store.withdraw(row.job, row.attempt, refusal.code.name, now=self._now())
 
-    async def _clean_up(self, seat: Seat, row: JobRecord, grant_id: bytes) -> None:
+    async def _clean_up(
+        self, seat: Seat, row: JobRecord | TetherError | None, wanted: ReserveRequest
+    ) -> None:
+        """Nobody waits for this slot any more. row: what the ledger said, None: it was not asked."""
         self._workforce.left(seat)
-        _log.info("job.left", job=row.job.hex(), attempt=row.attempt)
         try:
-            await self._store.withdraw(row.job, row.attempt, CANCELLED.name, now=self._now())
-            request = ReleaseRequest(row.job, grant_id)
+            if isinstance(row, JobRecord):
+                _log.info("job.left", job=row.job.hex(), attempt=row.attempt)
+                await self._store.withdraw(row.job, row.attempt, CANCELLED.name, now=self._now())
+            request = ReleaseRequest(wanted.job, wanted.grant_id)
             await self._rpc.ask(seat.peer, RELEASE, request, timeout_s=CLEAN_UP_S)
         except TetherError as error:
-            _log.info("reservation.lost", job=row.job.hex(), peer=seat.peer, code=error.code.name)
+            _log.info("reservation.lost", job=wanted.job.hex(), peer=seat.peer, code=error.code.name)
 
     def _sign(self, grant: Grant) -> SignedGrant:
         body = encode(grant)
