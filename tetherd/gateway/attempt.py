@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace as replaced
+from math import inf
 
 import trio
 from msgspec.structs import replace
@@ -73,28 +74,42 @@ class Attempts:
             grant=granted.signed,
         )
         async with self._rpc.stream(grant.worker, INFER, request) as answers:
-            yield Chunks(answers, ChunkChain(seal), self._settings)
+            with trio.CancelScope() as patience:
+                yield (chunks := Chunks(answers, ChunkChain(seal), patience, self._settings))
+            if patience.cancelled_caught:
+                raise TetherError(CALL_LOST, f"The worker was silent for {chunks.patience_s:.0f} s.")
 
 
 class Chunks:
-    """An attempt's chunks: `next` opens them one by one; `patience_s` is how long the next one may take."""
+    """An attempt's chunks: `next` opens them one by one; `patience_s` is how long the next one may take.
+
+    patience: one scope for all of them, whose deadline moves; one a chunk would cost more than the chunk.
+    """
 
     def __init__(
-        self, answers: AsyncIterator[InferChunk], chain: ChunkChain, settings: GatewaySettings
+        self,
+        answers: AsyncIterator[InferChunk],
+        chain: ChunkChain,
+        patience: trio.CancelScope,
+        settings: GatewaySettings,
     ) -> None:
         self.chain = chain
         self.patience_s = settings.accept_s
         self._answers = answers
+        self._patience = patience
         self._drain_s = settings.drain_chunks_s
 
     async def next(self) -> ChunkBody:
-        """Raises TetherError: what the worker did, or CALL_LOST if it is silent or ends without its last word."""
-        with trio.move_on_after(self.patience_s):
-            try:
-                return self.chain.open(await anext(self._answers))
-            except StopAsyncIteration:
-                raise TetherError(CALL_LOST, "The worker ended the call in mid-answer.") from None
-        raise TetherError(CALL_LOST, f"The worker was silent for {self.patience_s:.0f} s.")
+        """Raises TetherError if the worker ends without its last word; its silence ends the attempt."""
+        self._patience.deadline = trio.current_time() + self.patience_s
+        try:
+            return self.chain.open(await anext(self._answers))
+        except StopAsyncIteration:
+            raise TetherError(CALL_LOST, "The worker ended the call in mid-answer.") from None
+
+    def rest(self) -> None:
+        """Until the next `next`, the worker's silence counts for nothing: somebody else is waited for."""
+        self._patience.deadline = inf
 
     async def ended(self) -> None:
         """After the last chunk: let the call end by itself, so that the worker sees no cancellation."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Final
 
 import structlog
 import trio
 from opentelemetry import trace
 
-from p2p.content import ChunkBody, SealedInput, Usage
-from p2p.errors import TetherError
-from p2p.identity import NodeKey, PeerId
+from p2p.content import ChunkBody, Usage
+from p2p.errors import QUOTA_EXCEEDED, RATE_LIMITED, TetherError
+from p2p.identity import PeerId
 from p2p.messages import JobEnd, PlacementRequest, Settlement, SignedReceipt
 from p2p.traceparent import context_of, current_traceparent
-from tetherd.gateway.answer import Delta, End, Loading, ModelSummary, Started, Told
-from tetherd.gateway.attempt import Attempts, Chunks
+from tetherd.gateway.answer import Delta, End, Loading, Started
+from tetherd.gateway.attempt import Chunks
 from tetherd.gateway.chunks import countersign, events_of
 from tetherd.gateway.dispatch import (
     Announce,
@@ -37,64 +37,15 @@ from tetherd.gateway.dispatch import (
     is_clients_fault,
 )
 from tetherd.gateway.grants import Granted
-from tetherd.gateway.placing import Placer
-from tetherd.gateway.ports import GatewayMetrics
-from tetherd.gateway.refusals import Refusals
-from tetherd.gateway.settings import GatewaySettings
+from tetherd.gateway.order import Closing, Order, Parts
 from tetherd.gateway.vectors import Vectors
-from tetherd.identity.tokens import TokenProof
-from tetherd.tenants.keys import KeyProof
 
 BUFFERED: Final = 16
 """Pieces that wait here for a slow client; what comes after them waits at the worker, for credit."""
 
+LIMITS: Final = frozenset({RATE_LIMITED, QUOTA_EXCEEDED})
 _log: Final = structlog.get_logger()
 _tracer: Final = trace.get_tracer(__name__)
-
-Settle = Callable[[Settlement, PeerId, Mapping[PeerId, int]], None]
-"""Tell the ledger later: the settlement, the leader that granted, and whose grant was not needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A request, once its model, its job and its keys are known. created: unix seconds."""
-
-    job: bytes
-    tenant: str
-    retry_token: str
-    model: ModelSummary
-    content: SealedInput
-    request_mac: bytes
-    max_prompt_tokens: int
-    max_tokens: int
-    traceparent: str
-    created: float
-    key: KeyProof | TokenProof | None = None
-    input: bytes = b""
-    seed_given: bool = False
-    told: Told | None = None
-
-    @property
-    def asker(self) -> tuple[str, str]:
-        return self.tenant, self.key.key_id if self.key else ""
-
-    @property
-    def worst_tokens(self) -> int:
-        return self.max_prompt_tokens + self.max_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What all exchanges of a gateway share. draw: uniform in [0, 1)."""
-
-    key: NodeKey
-    placer: Placer
-    attempts: Attempts
-    settings: GatewaySettings
-    metrics: GatewayMetrics
-    settle: Settle
-    draw: Callable[[], float]
-    refusals: Refusals
 
 
 class Exchange:
@@ -115,7 +66,7 @@ class Exchange:
         self._granted: Granted | None = None
         self._unopened = False
         self._spare: dict[PeerId, int] = {}
-        self._receipts: list[SignedReceipt] = []
+        self._receipts: list[tuple[PeerId, Callable[[], SignedReceipt]]] = []
         self._cached = 0
         self._first_token_s: float | None = None
         self._last_token = 0.0
@@ -168,6 +119,7 @@ class Exchange:
                 if isinstance(end, Finish):
                     usage = Usage(self._dispatch.prompt_tokens, self._dispatch.position, self._cached)
                     await self._send.send(End(end.finish, usage, self._dispatch.attempts))
+                    await trio.lowlevel.checkpoint()  # the client first
                 else:
                     self._failure = end.error
             finally:
@@ -227,7 +179,7 @@ class Exchange:
             first = self._granted.leader if self._granted else None
             try:
                 async with parts.placer.telling(order.job, order.told):
-                    granted = await parts.placer.place(wanted, first=first, spare=self._spare)
+                    granted = await self._granted_by(wanted, first)
             except TetherError as error:
                 parts.refusals.note(order.asker, order.worst_tokens, error, trio.current_time())
                 return self._dispatch.step(Refused(error))
@@ -235,6 +187,16 @@ class Exchange:
         self._spare.pop(granted.leader, None)
         self._granted, self._unopened = granted, True
         return self._dispatch.step(Placed(granted.grant.worker, granted.region))
+
+    async def _granted_by(self, wanted: PlacementRequest, first: PeerId | None) -> Granted:
+        """A limit that is reached only by books that this gateway has not brought yet is no limit."""
+        placer = self._parts.placer
+        try:
+            return await placer.place(wanted, first=first, spare=self._spare)
+        except TetherError as error:
+            if error.code not in LIMITS or not await self._parts.hurry():
+                raise
+        return await placer.place(wanted, first=first, spare=self._spare)
 
     async def _attempt(self, resume: tuple[int, ...]) -> Effect | None:
         """Until the request goes on elsewhere, or ends."""
@@ -266,7 +228,7 @@ class Exchange:
             while True:
                 body = await chunks.next()
                 if body.vectors and (fresh := self._vectors.take(body)):
-                    await self._hand_on(Delta("", vectors=fresh))
+                    await self._hand_on(Delta("", vectors=fresh), chunks)
                 ending = await self._take(body, granted, chunks, opened)
                 if body.usage is not None:
                     self._cached = max(0, min(body.usage.cached_tokens, self._dispatch.prompt_tokens))
@@ -294,16 +256,17 @@ class Exchange:
                 case Emit(text, ids, logprobs):
                     chunks.patience_s = settings.stall_s
                     self._time(len(ids))
-                    await self._hand_on(Delta(text, ids, logprobs))
+                    await self._hand_on(Delta(text, ids, logprobs), chunks)
                 case ending:
                     return ending
         return None
 
-    async def _hand_on(self, delta: Delta) -> None:
+    async def _hand_on(self, delta: Delta, chunks: Chunks) -> None:
         """Without a turn of the loop while there is room, so that chunks that came together go on together."""
         try:
             self._send.send_nowait(delta)
         except trio.WouldBlock:
+            chunks.rest()
             await self._send.send(delta)
 
     def _announce(self, granted: Granted, prompt_tokens: int) -> None:
@@ -333,25 +296,29 @@ class Exchange:
     # ── What the ledger and the operator are told ────────────────────────────────────────────────────────────────
 
     def _take_receipt(self, receipt: SignedReceipt, granted: Granted, chunks: Chunks, resumed: int) -> None:
-        """Countersign what was seen; a receipt that says otherwise is left out, and the ledger bills without it."""
-        try:
-            signed = countersign(
-                receipt,
-                self._parts.key,
-                granted.grant,
-                prompt_tokens=self._dispatch.prompt_tokens,
-                first_position=resumed,
-                position=self._dispatch.position,
-                chain=chunks.chain.link_before,
-            )
-        except TetherError as error:
-            self._parts.metrics.receipt_refused()
-            worker = granted.grant.worker
-            _log.warning(
-                "gateway.receipt_refused", job=self._order.job.hex(), worker=worker, detail=error.detail
-            )
-        else:
-            self._receipts.append(signed)
+        """Keep it with what was seen, which it has to agree with."""
+        seen = partial(
+            countersign,
+            receipt,
+            self._parts.key,
+            granted.grant,
+            prompt_tokens=self._dispatch.prompt_tokens,
+            first_position=resumed,
+            position=self._dispatch.position,
+            chain=chunks.chain.link_before,
+        )
+        self._receipts.append((granted.grant.worker, seen))
+
+    def _countersigned(self) -> Iterator[SignedReceipt]:
+        """A receipt that says otherwise than what was seen is left out, and the ledger bills without it."""
+        for worker, seen in self._receipts:
+            try:
+                yield seen()
+            except TetherError as error:
+                self._parts.metrics.receipt_refused()
+                _log.warning(
+                    "gateway.receipt_refused", job=self._order.job.hex(), worker=worker, detail=error.detail
+                )
 
     def _settle(self, end: Finish | Fail | None) -> None:
         """None: the client left. A job that no leader ever granted has no row to end."""
@@ -361,16 +328,19 @@ class Exchange:
         if self._unopened:
             self._parts.placer.release(granted)
         ending = _job_end(end)
-        settlement = Settlement(
-            job=self._order.job,
-            attempt=granted.grant.attempt,
-            end=ending,
-            receipts=tuple(self._receipts),
-            first_token_s=self._first_token_s,
-            cause=end.error.code.name if isinstance(end, Fail) else "",
-            input=self._order.input if ending == "dead_lettered" else b"",
-        )
-        self._parts.settle(settlement, granted.leader, self._spare)
+
+        def make() -> Settlement:
+            return Settlement(
+                job=self._order.job,
+                attempt=granted.grant.attempt,
+                end=ending,
+                receipts=tuple(self._countersigned()),
+                first_token_s=self._first_token_s,
+                cause=end.error.code.name if isinstance(end, Fail) else "",
+                input=self._order.input if ending == "dead_lettered" else b"",
+            )
+
+        self._parts.settle(Closing(self._order.job, ending, make), granted.leader, self._spare)
 
     def _report(self, outcome: str) -> None:
         attempts, metrics = self._dispatch.attempts, self._parts.metrics

@@ -32,17 +32,19 @@ from p2p.errors import (
 from p2p.identity import NodeKey, PeerId
 from p2p.job_id import job_id
 from p2p.membership import SwarmId
-from p2p.messages import RETRY_LETTER, RetryAnswer, RetryOrder, Settlement
+from p2p.messages import RETRY_LETTER, RetryAnswer, RetryOrder
 from p2p.request_mac import request_mac
 from p2p.rpc import Rpc
 from p2p.transport import Transport
 from p2p.wire import encode
 from tetherd.gateway.answer import Answer, ModelSummary, Submission, Told
 from tetherd.gateway.attempt import Attempts
+from tetherd.gateway.bounds import prompt_bound
 from tetherd.gateway.catalogue import Catalogue
-from tetherd.gateway.exchange import Exchange, Order, Parts
+from tetherd.gateway.exchange import Exchange
 from tetherd.gateway.journal import Journal
 from tetherd.gateway.models import check_embeds, choose, summarize
+from tetherd.gateway.order import Closing, Order, Parts
 from tetherd.gateway.placing import Placer
 from tetherd.gateway.ports import GatewayMetrics, NoMetrics, Swarm
 from tetherd.gateway.prefixes import prefixes_of
@@ -56,9 +58,6 @@ from tetherd.identity.tokens import TokenProof, Tokens
 from tetherd.tenants.keys import KeyProof
 from tetherd.tenants.register import LOCAL
 
-TOOLS_TOKENS: Final = 512
-"""What a template says about tools in general."""
-TOOLS_FACTOR: Final = 4
 RETRY_S: Final = 1.0
 """What a repeated request that is still being answered is told to wait."""
 
@@ -117,6 +116,7 @@ class Gateway:
             settings=settings,
             metrics=metrics,
             settle=self._settle,
+            hurry=self._settler.hurry,
             draw=draw,
             refusals=Refusals(),
         )
@@ -295,7 +295,7 @@ class Gateway:
             model=model,
             content=asked.content,
             request_mac=asked.request_mac,
-            max_prompt_tokens=min(_bound(asked.content, self._settings.tokens_per_message), most),
+            max_prompt_tokens=min(prompt_bound(asked.content, self._settings.tokens_per_message), most),
             max_tokens=min(submission.max_tokens or model.context_tokens, most),
             traceparent=submission.traceparent,
             created=self._now(),
@@ -338,25 +338,21 @@ class Gateway:
         detail = f"This node's journal of settlements {why}."
         raise TetherError(LEDGER_UNAVAILABLE, detail, retry_after_s=self._settings.settle_pause_s)
 
-    def _settle(self, settlement: Settlement, leader: PeerId, spare: Mapping[PeerId, int]) -> None:
-        submission = self._submissions.pop(settlement.job, None)
+    def _settle(self, closing: Closing, leader: PeerId, spare: Mapping[PeerId, int]) -> None:
+        submission = self._submissions.pop(closing.job, None)
         if self._stopped:
-            self._settler.owe_now(settlement, leader, spare)
+            self._settler.owe_now(closing.make(), leader, spare)
         else:
-            kept = submission if settlement.end == "dead_lettered" else None
-            self._spawn(self._settle_later, kept, settlement, leader, spare)
+            kept = submission if closing.end == "dead_lettered" else None
+            self._spawn(self._settle_later, kept, closing, leader, spare)
 
     async def _settle_later(
-        self,
-        dead: Submission | None,
-        settlement: Settlement,
-        leader: PeerId,
-        spare: Mapping[PeerId, int],
+        self, dead: Submission | None, closing: Closing, leader: PeerId, spare: Mapping[PeerId, int]
     ) -> None:
         if dead is not None:
             with trio.CancelScope(shield=True):
-                await self._retries.keep(settlement.job, dead)
-        await self._settler.settle(settlement, leader, spare)
+                await self._retries.keep(closing.job, dead)
+        await self._settler.settle(closing.make, leader, spare)
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """Start what may outlive its request. Once this node stops, what is not written down is the sweeper's."""
@@ -378,22 +374,3 @@ class Gateway:
         if not self._running and not self._behind:
             self._idle.set()
             self._idle = trio.Event()
-
-
-def _bound(content: SealedInput, tokens_per_message: int) -> int:
-    """The most tokens that the prompt can have: one a byte, and what a chat template puts around each message.
-
-    Templates write tools with indentation, which makes them up to four times as long.
-    """
-    messages = content.messages or ()
-    texts = [content.prompt or "", *(message.content for message in messages)]
-    tokens = sum(len(text.encode()) + tokens_per_message for text in texts)
-    tokens += sum(
-        (len(one.encode()) if isinstance(one, str) else len(one)) + tokens_per_message
-        for one in content.embed
-    )
-    calls = [call for message in messages for call in message.tool_calls]
-    if content.tools or calls:
-        told = sum(len(encode(one)) + tokens_per_message for one in (*content.tools, *calls))
-        tokens += TOOLS_TOKENS + TOOLS_FACTOR * told
-    return tokens

@@ -40,6 +40,9 @@ class GatewaySettings:
     drain_chunks_s: float = 0.25
     """After the last chunk, for the call to end by itself, so that its end is no cancellation."""
 
+    gather_s: float = 0.02
+    """From an answer's end to its settlement: what ends together costs one flush and one commit, and the next request
+    of a client does not queue behind the books of its last one."""
     release_s: float = 2.0
     """Giving back a grant that lost; unheard, it ends by itself after 15 s."""
     settle_s: float = 5.0

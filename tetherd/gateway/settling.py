@@ -1,7 +1,7 @@
 """Telling the ledger how a job ended, behind the client's back: the answer does not wait for it.
 
-A settlement is written down first (journal.py), then told at once. What no leader takes waits: while the ledger is away
-one task tries, after growing pauses, and tells the oldest first.
+A settlement is written down first (journal.py), together with those of the same moment, then told at once. What no
+leader takes waits: while the ledger is away one task tries, after growing pauses, and tells the oldest first.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ class Settler:
         self._metrics = metrics
         self._left: dict[int, Debt] = {}
         self._changed = trio.Event()
+        self._gathering = 0
+        self._none_gathering = trio.Event()
+        self._hurry = trio.Event()
 
     async def open(self) -> None:
         """Take over what an earlier life of this node owes."""
@@ -76,8 +79,35 @@ class Settler:
             await trio.sleep(self._backoff(tries))
             tries = 0 if await self._tell_all() else tries + 1
 
-    async def settle(self, settlement: Settlement, leader: PeerId, spare: Mapping[PeerId, int]) -> None:
-        """Owe it, and tell it at once unless others have been waiting for longer."""
+    async def settle(
+        self, make: Callable[[], Settlement], leader: PeerId, spare: Mapping[PeerId, int]
+    ) -> None:
+        """Owe what is made, and tell it soon, unless others have been waiting for longer."""
+        self._gathering += 1
+        try:
+            with trio.move_on_after(self._settings.gather_s, shield=True):
+                await self._hurry.wait()
+            await self._owe_and_tell(make(), leader, spare)
+        finally:
+            self._gathering -= 1
+            if not self._gathering:
+                self._none_gathering.set()
+                self._none_gathering = trio.Event()
+
+    async def hurry(self) -> bool:
+        """Have told what ended a moment ago. False: there was nothing."""
+        if not self._gathering:
+            return False
+        told = self._none_gathering
+        self._hurry.set()
+        self._hurry = trio.Event()
+        with trio.move_on_after(self._settings.settle_s):
+            await told.wait()
+        return True
+
+    async def _owe_and_tell(
+        self, settlement: Settlement, leader: PeerId, spare: Mapping[PeerId, int]
+    ) -> None:
         debt = await self._journal.owe(settlement, leader, spare)
         if self._left or await self._told(debt) != "taken":
             self._left[debt.number] = debt

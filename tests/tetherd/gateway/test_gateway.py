@@ -16,6 +16,7 @@ from p2p.errors import (
     IN_FLIGHT,
     MODEL_NOT_FOUND,
     NO_WORKER,
+    RATE_LIMITED,
     RETRY_TOKEN_CONFLICT,
     TetherError,
 )
@@ -187,3 +188,21 @@ async def test_a_draining_gateway_finishes_what_runs_and_takes_nothing_new(autoj
             event.set()
         assert len(ends) == 1
         assert here.gateway.ready() == (False, "This node is draining.")
+
+
+async def test_a_limit_that_only_unsettled_books_reach_is_asked_about_again_once_they_are_told(
+    autojump_clock: MockClock,
+) -> None:
+    full = TetherError(RATE_LIMITED, "One at a time.", retry_after_s=1.0)
+    async with region(gather_s=30.0) as here:
+        await here.answer()
+        assert here.leader.settled == [], "the books of the first answer are still here"
+        here.leader.refuse = [full]
+        text, _ = await here.answer()
+        assert text == TEXT
+        assert len(here.leader.settled) == 1, "they were told before the second question"
+        await trio.sleep(60.0)
+        here.leader.refuse = [full]
+        with pytest.raises(TetherError) as caught:
+            await here.answer()
+        assert caught.value.code is RATE_LIMITED, "with nothing left to tell, the limit is one"
