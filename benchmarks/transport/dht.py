@@ -22,6 +22,7 @@ from benchmarks.transport.nodes import described, open_member, reached
 from benchmarks.transport.processes import Answer, Process, Side, obey, python
 from p2p.errors import TetherError
 from p2p.host.host import Host
+from p2p.host.kad.dht import MULTIHASH
 
 PROCESSES: Final = 10
 NODES: Final = 4
@@ -40,6 +41,7 @@ FIGURES: Final = (
     Figure("found", "DHT, 40 nodes: found", "%", Goal(100.0, 100.0, of="ours")),
     Figure("provide", "DHT: provide, p50", "ms"),
     Figure("provide_p99", "DHT: provide, p99", "ms", Goal(2_000.0, 1_000.0, at="most", of="ours")),
+    Figure("keepers", "DHT: nodes that keep a record, the fewest", "nodes"),
     Figure("find", "DHT: find, p50", "ms"),
     Figure("find_p99", "DHT: find, p99", "ms", Goal(2_000.0, 1_000.0, at="most", of="ours")),
     Figure("left_found", "DHT, 12 of 40 killed: found", "%", Goal(100.0, 100.0, of="ours")),
@@ -65,6 +67,7 @@ def _run() -> Mapping[str, float]:
         keys = {process: [os.urandom(32).hex() for _ in range(NODES)] for process in processes}
         provided = _together(processes, "provide", {one: {"keys": keys[one]} for one in processes})
         wanted = [key for of_one in keys.values() for key in of_one]
+        keepers = _keepers(processes, wanted)
         found = _together(processes, "find", {one: {"keys": wanted} for one in processes})
         living = processes[KILLED:]
         for process in processes[:KILLED]:
@@ -80,6 +83,7 @@ def _run() -> Mapping[str, float]:
         "found": _share(found),
         "provide": _percentile(provided, 50),
         "provide_p99": _percentile(provided, 99),
+        "keepers": min(keepers),
         "find": _percentile(found, 50),
         "find_p99": _percentile(found, 99),
         "left_found": _share([*left, *again]),
@@ -109,6 +113,12 @@ def _together(
         process.tell(command, **arguments[process])
     answers = [process.answer(300.0)["taken"] for process in processes]
     return [(bool(good), float(took)) for good, took in itertools.chain(*answers)]
+
+
+def _keepers(processes: Sequence[Process], keys: Sequence[str]) -> list[int]:
+    """Of each key, how many of the forty would tell of its provider."""
+    kept = [process.ask("kept", keys=keys)["kept"] for process in processes]
+    return [sum(of_key) for of_key in zip(*kept, strict=True)]
 
 
 def _share(taken: Found) -> float:
@@ -162,8 +172,16 @@ async def _nodes() -> None:
             await _some_at_once([(one, key, host) for key, host in zip(chosen, askers, strict=True)])
             return {"taken": taken}
 
+        async def kept(keys: Sequence[str]) -> Answer:
+            notes = [MULTIHASH + bytes.fromhex(key) for key in keys]
+            now = trio.current_time()
+            return {
+                "kept": [sum(bool(host._dht._records.get(key, now, 1)) for host in hosts) for key in notes]
+            }
+
         await obey(
-            {"nodes": [described(host) for host in hosts]}, {"join": join, "provide": provide, "find": find}
+            {"nodes": [described(host) for host in hosts]},
+            {"join": join, "provide": provide, "find": find, "kept": kept},
         )
 
 

@@ -46,6 +46,9 @@ class HostSettings:
     """One question of the DHT to one peer, its dial included."""
     lookup_s: float = 4.0
     """One whole lookup: two waves of peers that were killed, and an answer after them."""
+    provide_s: float = 20.0
+    """One whole provide: it dials up to k strangers, which takes seconds on a busy machine; a record that only the few
+    peers reached so far keep is gone with them, and nobody waits for the end."""
     refresh_s: float = 300.0
     """How often a node looks itself up, so that a table outlives those who were in it."""
     heartbeat_s: int = 1

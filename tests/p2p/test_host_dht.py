@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from p2p.errors import FIELD_INVALID, UNREACHABLE, TetherError
 from p2p.host.paths import Reachability
 from p2p.identity import PeerId
 from p2p.transport import PeerAddress
-from tests.p2p.hosts import address, open_node, open_nodes, until
+from tests.p2p.hosts import QUICK, address, open_node, open_nodes, until
 from tests.swarms import make_swarm
 
 KEY = hashlib.sha256(b"presence").digest()
@@ -103,6 +104,15 @@ async def test_a_peer_that_hangs_costs_a_lookup_its_time_limit_and_no_more() -> 
             assert [one.peer for one in await bob.find_providers(KEY)] == [carol.peer_id]
         assert silent.peer not in set(bob._dht._table)
         await listeners[0].aclose()
+
+
+async def test_a_provide_takes_longer_than_a_find_may() -> None:
+    swarm = make_swarm(2)
+    hasty = replace(QUICK, lookup_s=0.0)
+    async with open_node(swarm, 0) as keeper, open_node(swarm, 1, settings=hasty) as provider:
+        await provider.connect(address(keeper))
+        await provider.provide(KEY)
+        assert [one.peer for one in await keeper.find_providers(KEY)] == [provider.peer_id]
 
 
 async def test_find_peer_asks_the_network() -> None:

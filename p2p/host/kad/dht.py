@@ -141,7 +141,10 @@ class Dht:
         own = PeerAddress(self._switch.own, self._switch.addresses())
         self._records.put(key, own, trio.current_time())
         record = Note(ADD_PROVIDER, key, providers=(own,))
-        if not await self.lookup(Note(FIND_NODE, key), lambda _peer, _note: False, before=record):
+        within_s = self._settings.provide_s
+        if not await self.lookup(
+            Note(FIND_NODE, key), lambda _peer, _note: False, before=record, within_s=within_s
+        ):
             raise TetherError(UNREACHABLE, "Nobody is connected who could keep the record.")
 
     async def find_providers(self, key: bytes, limit: int) -> tuple[PeerAddress, ...]:
@@ -176,17 +179,20 @@ class Dht:
         await self.lookup(Note(FIND_NODE, raw_id(peer)), look)
         return found[0] if found else None
 
-    async def lookup(self, question: Note, look: Answered, *, before: Note | None = None) -> list[PeerId]:
-        """Ask nearer and nearer peers. Returns those who answered, nearest first; bounded by `lookup_s`.
+    async def lookup(
+        self, question: Note, look: Answered, *, before: Note | None = None, within_s: float | None = None
+    ) -> list[PeerId]:
+        """Ask nearer and nearer peers. Returns those who answered, nearest first.
 
-        before: a note without an answer that goes before each question; who answers that has read it.
+        before: a note without an answer that goes before each question; who answers that has read it. within_s: the
+        whole lookup's limit, `lookup_s` unless told.
         """
         target = position(question.key)
         start = self._table.closest(target)
         if len(start) < K:
             start += self._switch.peers()
         lookup = Lookup(target, start, own=self._switch.own, at_hand=self._switch.connected)
-        with trio.move_on_after(self._settings.lookup_s):
+        with trio.move_on_after(self._settings.lookup_s if within_s is None else within_s):
             async with trio.open_nursery() as nursery:
 
                 async def ask(peer: PeerId) -> None:
