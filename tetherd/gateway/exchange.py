@@ -178,8 +178,7 @@ class Exchange:
                 wanted = order.key.sign(wanted, parts.key.node_id)
             first = self._granted.leader if self._granted else None
             try:
-                async with parts.placer.telling(order.job, order.told):
-                    granted = await self._granted_by(wanted, first)
+                granted = await self._granted_by(wanted, first)
             except TetherError as error:
                 parts.refusals.note(order.asker, order.worst_tokens, error, trio.current_time())
                 return self._dispatch.step(Refused(error))
@@ -190,13 +189,13 @@ class Exchange:
 
     async def _granted_by(self, wanted: PlacementRequest, first: PeerId | None) -> Granted:
         """A limit that is reached only by books that this gateway has not brought yet is no limit."""
-        placer = self._parts.placer
+        place, told = self._parts.placer.place, self._order.told
         try:
-            return await placer.place(wanted, first=first, spare=self._spare)
+            return await place(wanted, first=first, spare=self._spare, told=told)
         except TetherError as error:
             if error.code not in LIMITS or not await self._parts.hurry():
                 raise
-        return await placer.place(wanted, first=first, spare=self._spare)
+        return await place(wanted, first=first, spare=self._spare, told=told)
 
     async def _attempt(self, resume: tuple[int, ...]) -> Effect | None:
         """Until the request goes on elsewhere, or ends."""

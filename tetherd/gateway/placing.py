@@ -73,6 +73,7 @@ class _Round:
     waiting: deque[PeerId]
     scopes: list[trio.CancelScope] = field(default_factory=list)
     pending: int = 0
+    over: bool = False
 
 
 class Placer:
@@ -97,12 +98,19 @@ class Placer:
         self._now = now
 
     async def place(
-        self, wanted: PlacementRequest, *, first: PeerId | None, spare: dict[PeerId, int]
+        self,
+        wanted: PlacementRequest,
+        *,
+        first: PeerId | None,
+        spare: dict[PeerId, int],
+        told: Told | None = None,
     ) -> Granted:
         """Ask until somebody grants. Raises TetherError: a leader's decision, LEDGER_UNAVAILABLE or NO_ORCHESTRATOR.
 
-        first: who granted an earlier attempt and keeps the job's row; spare: is told who else granted which attempt.
+        first: who granted an earlier attempt and keeps the job's row; spare: is told who else granted which attempt;
+        told: now and then, how far the job has come in the first leader's queue.
         """
+        tell_at = trio.current_time() + self._settings.position_s if told is not None else inf
         leaders = self._swarm.leaders()[: self._settings.leaders]
         if first in leaders:
             leaders.remove(first)
@@ -113,11 +121,16 @@ class Placer:
             while round_.waiting or round_.pending:
                 if not round_.pending:
                     self._ask_next(round_)
-                patience_s = self._settings.hedge_s if round_.waiting and round_.pending < HEDGED else inf
-                with trio.move_on_after(patience_s) as silence:
+                may_hedge = round_.waiting and round_.pending < HEDGED
+                hedge_at = trio.current_time() + self._settings.hedge_s if may_hedge else inf
+                with trio.CancelScope(deadline=min(hedge_at, tell_at)) as silence:
                     leader, outcome = await round_.receive.receive()
                 if silence.cancelled_caught:
-                    self._ask_next(round_)
+                    if hedge_at <= tell_at:
+                        self._ask_next(round_)
+                    else:
+                        self._spawn(self._tell_position, round_, told)
+                        tell_at += self._settings.position_s
                     continue
                 round_.pending -= 1
                 if isinstance(outcome, Granted):
@@ -140,32 +153,13 @@ class Placer:
             )
         )
 
-    @asynccontextmanager
-    async def telling(self, job: bytes, told: Told | None) -> AsyncIterator[None]:
-        """Meanwhile ask the first leader now and then how far the job has come in its queue."""
-        if told is None:
-            yield
-            return
-        failure: TetherError | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_position, job, told)
-            try:
-                yield
-            except TetherError as error:
-                failure = error  # a nursery would wrap it in a group
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _tell_position(self, job: bytes, told: Told) -> None:
-        while True:
-            await trio.sleep(self._settings.position_s)
-            for leader in self._swarm.leaders()[:1]:
-                with suppress(TetherError):
-                    asked = QueuePlace(job)
-                    place = await self._rpc.ask(leader, POSITION, asked, timeout_s=self._settings.position_s)
-                    if place.position > 0:
-                        told(Queued(place.position))
+    async def _tell_position(self, round_: _Round, told: Told) -> None:
+        for leader in self._swarm.leaders()[:1]:
+            with suppress(TetherError):
+                asked, patience_s = QueuePlace(round_.wanted.job), self._settings.position_s
+                place = await self._rpc.ask(leader, POSITION, asked, timeout_s=patience_s)
+                if place.position > 0 and not round_.over:
+                    told(Queued(place.position))
 
     async def reach(self, address: PeerAddress) -> None:
         """Connect, unless it is this node itself. Raises TetherError(UNREACHABLE | CERTIFICATE_*)."""
@@ -190,6 +184,7 @@ class Placer:
                 scope.cancel()
             raise
         finally:
+            round_.over = True
             with suppress(trio.WouldBlock):
                 while True:
                     self._unneeded(round_, round_.receive.receive_nowait()[1])

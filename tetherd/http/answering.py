@@ -74,17 +74,23 @@ class AnswerResponse(Response):
         limit, failures = trio.CapacityLimiter(AT_ONCE), list[TetherError]()
 
         async def one(choice: Choice) -> None:
+            async with self._inference.submit(choice.submission, choice.told) as answer:
+                await follow(choice, answer)
+
+        async def one_of_many(choice: Choice) -> None:
             async with limit:
                 try:
-                    async with self._inference.submit(choice.submission, choice.told) as answer:
-                        await follow(choice, answer)
+                    await one(choice)
                 except TetherError as error:
                     failures.append(error)
                     nursery.cancel_scope.cancel()
 
+        if len(self._choices) == 1:
+            await one(self._choices[0])
+            return
         async with trio.open_nursery() as nursery:
             for choice in self._choices:
-                nursery.start_soon(one, choice)
+                nursery.start_soon(one_of_many, choice)
         if failures:
             raise failures[0]
 
