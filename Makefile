@@ -29,8 +29,9 @@ bench: setup  ## measure a swarm on this machine beside its engine called direct
 	@$(VENV) -m pip install --quiet --editable '.[bench]'
 	@$(VENV) -m benchmarks $(ARGS)
 
-fuzz: setup  ## give every parser of p2p 20,000 drawn inputs, and two yamux sessions as many conversations
-	.venv/bin/python -m pytest -q --hypothesis-profile=fuzz -k "any_ or two_sessions" tests/p2p
+fuzz: setup  ## give every parser of outside bytes 20,000 drawn inputs, and two yamux sessions as many conversations
+	.venv/bin/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis -k "any_ or whatever or hostile or two_sessions" \
+		tests/test_parsers.py tests/p2p tests/topics tests/inference tests/tetherd/gateway tests/tetherd/http tests/tetherd/identity
 
 bench-%: setup  ## measure one thing of it, such as bench-join
 	@$(VENV) -m pip install --quiet --editable '.[bench]'
