@@ -30,7 +30,7 @@ SUITES: Final[dict[str, Sequence[Callable[[int], list[Row]]]]] = {
     "engine-torch": (torch_engine.measure,),
     **{f"engine-{name}": (partial(engine.measure, models=[name]),) for name in engine.SHAPES},
     "punch": (punch.measure,),
-    "transport": (transport.measure,),
+    "transport": (transport.measure, punch.measure),
     "dht": (partial(transport.measure, subjects=["dht"]),),
     "artifacts": (artifacts.measure,),
     **{
