@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from inference.embeddings import MAX_INPUTS, batches, parcels
-from inference.engine import Embedder, Engine, Finish, Generation, Prompt, Tokens
+from inference.engine import Embedder, Engine, Finish, Generation, Input, Prompt, Tokens
 from inference.recipe import as_fast
 from inference.worker_metrics import WorkerMetrics
 from p2p.chain import CHAIN_START, next_link
@@ -112,15 +112,16 @@ class Attempt:
         engine, info = self.engine, self.engine.info
         if not info.embeds or not isinstance(engine, Embedder):
             raise TetherError(FIELD_INVALID, "This model makes text and no vectors.", field="model")
-        inputs = await engine.count_inputs(self.content.embed)
-        longest, self.prompt_tokens = max(map(len, inputs)), sum(map(len, inputs))
+        counted = await engine.count_inputs(self.content.embed)
+        longest, self.prompt_tokens = max(map(len, counted)), sum(map(len, counted))
         if longest > info.context_tokens:
             detail = f"An input has {longest} tokens; the model takes {info.context_tokens}."
             raise TetherError(CONTEXT_EXCEEDED, detail, field="input")
-        if not all(inputs) or len(inputs) > MAX_INPUTS or self.prompt_tokens > self.grant.max_prompt_tokens:
+        if not all(counted) or len(counted) > MAX_INPUTS or self.prompt_tokens > self.grant.max_prompt_tokens:
             raise TetherError(GRANT_INVALID, "The inputs are empty, or more than was granted.")
         await self._say_accepted()
         made = 0
+        inputs = tuple(map(Input, self.content.embed, counted))
         for batch in batches(inputs, info.slots, info.context_tokens):
             for parcel in parcels(await engine.embed(batch)):
                 await self.writer.write(ChunkBody(vectors=parcel, position=made))

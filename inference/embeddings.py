@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from inference.engine import Input
+
 MAX_INPUTS: Final = 2_048
 """OpenAI's own limit."""
 CHUNK_BYTES: Final = 64 << 10
 """Of vectors in one chunk; a quarter of a call's credit."""
 FLOAT_BYTES: Final = 4
 
-Ids = tuple[int, ...]
 
-
-def batches(inputs: Sequence[Ids], slots: int, tokens: int) -> Iterator[tuple[Ids, ...]]:
+def batches(inputs: Sequence[Input], slots: int, tokens: int) -> Iterator[tuple[Input, ...]]:
     """In order, as many at a time as there are slots and a step has tokens; an input is never cut."""
-    batch: list[Ids] = []
-    for ids in inputs:
-        if batch and (len(batch) == slots or sum(map(len, batch)) + len(ids) > tokens):
+    batch: list[Input] = []
+    held = 0
+    for one in inputs:
+        if batch and (len(batch) == slots or held + len(one.ids) > tokens):
             yield tuple(batch)
-            batch = []
-        batch.append(ids)
+            batch, held = [], 0
+        batch.append(one)
+        held += len(one.ids)
     if batch:
         yield tuple(batch)
 

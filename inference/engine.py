@@ -96,6 +96,14 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One to embed. source: as it was asked for, for engines that others tokenize for; ids: its tokens."""
+
+    source: str | tuple[int, ...]
+    ids: tuple[int, ...]
+
+
 @runtime_checkable
 class Embedder(Protocol):
     """An engine of a model that makes vectors."""
@@ -104,7 +112,7 @@ class Embedder(Protocol):
         """Each input's token ids. Raises TetherError(FIELD_INVALID | ENGINE_FAILED)."""
         ...
 
-    async def embed(self, inputs: tuple[tuple[int, ...], ...]) -> tuple[bytes, ...]:
+    async def embed(self, inputs: tuple[Input, ...]) -> tuple[bytes, ...]:
         """Vectors of length 1, little-endian float32; inputs: no more at a time than the engine has slots.
 
         Raises TetherError(ENGINE_FAILED).

@@ -112,7 +112,7 @@ class Lodging:
             loaded=self.engine is not None,
             exact=info.exact,
             tokens_per_second=round(info.tokens_per_second, 1),
-            embeds=self.offer.embeds,
+            embeds=info.embeds,
         )
 
 

@@ -20,7 +20,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 
-from inference.engine import EngineInfo, Generation, Prompt, Tokens
+from inference.engine import EngineInfo, Generation, Input, Prompt, Tokens
 from inference.engine_link import EngineLink, EngineLost
 from inference.engine_wire import CountInputs, Embed, Generate, Load, Loaded, LoadFailed, Tokenize
 from inference.gguf import GgufHeader, read_header
@@ -161,11 +161,12 @@ class LlamaEngine:
             link = await self._running()
             return await link.count_inputs(lambda request: CountInputs(request, inputs))
 
-    async def embed(self, inputs: tuple[tuple[int, ...], ...]) -> tuple[bytes, ...]:
+    async def embed(self, inputs: tuple[Input, ...]) -> tuple[bytes, ...]:
         """As `Embedder`."""
-        with self._accused(digest_of_inputs(inputs)):
+        ids = tuple(one.ids for one in inputs)
+        with self._accused(digest_of_inputs(ids)):
             link = await self._running()
-            return await link.embed(lambda request: Embed(request, inputs))
+            return await link.embed(lambda request: Embed(request, ids))
 
     @asynccontextmanager
     async def _generate(self, asked: Generation) -> AsyncIterator[AsyncIterator[Tokens]]:

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server that somebody already runs (vLLM, SGLang, Ollama, llama-server …) as an `Engine`.
 
-What is said is in `openai_wire.py`, what positions are in `openai_text.py`. Here is the connection: one for each
-answer, closed when the answer is left, which is how these servers hear of a cancellation.
+What is said is in `openai_wire.py` and `openai_vectors.py`, what positions are in `openai_text.py`. Here is the
+connection: one for each answer, closed when the answer is left, which is how these servers hear of a cancellation.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import httpx2
 import structlog
 import trio
 
-from inference.engine import EngineInfo, Generation, Prompt, Tokens
+from inference.embeddings import FLOAT_BYTES
+from inference.engine import EngineInfo, Generation, Input, Prompt, Tokens
 from inference.offer import Told
 from inference.openai_text import EMPTY, pieces_of, text_of
+from inference.openai_vectors import PROBE, check_inputs, read_vectors, shares, vectors_body
 from inference.openai_wire import (
     Lines,
     Reading,
@@ -49,12 +51,13 @@ log: Final = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """url: with its path, such as http://127.0.0.1:8000/v1; key: "" for none, never shown."""
+    """url: with its path, such as http://127.0.0.1:8000/v1; key: "" for none, never shown; embeds: it makes vectors."""
 
     url: str
     model: str
     key: str = ""
     slots: int = DEFAULT_SLOTS
+    embeds: bool = False
 
     def __repr__(self) -> str:
         return f"ServerSettings({self.url!r}, {self.model!r})"
@@ -83,6 +86,7 @@ class Connection:
     def __init__(self, client: httpx2.AsyncClient, settings: ServerSettings) -> None:
         self._client = client
         self.settings = settings
+        self._dimensions = 0
 
     async def wait(self, told: Told) -> Server:
         """Until the server is there and has the model; says why it is waited for, when that changes."""
@@ -100,7 +104,17 @@ class Connection:
 
     async def look(self) -> Server:
         """Raises TetherError(ENGINE_FAILED | CAPACITY …)."""
-        return read_models(await self._whole("GET", f"{self.settings.url}/models"), self.settings.model)
+        server = read_models(await self._whole("GET", f"{self.settings.url}/models"), self.settings.model)
+        if self.settings.embeds and not self._dimensions:
+            [vector] = await self.embed((PROBE,))
+            self._dimensions = len(vector) // FLOAT_BYTES
+        return replace(server, embeds=self._dimensions)
+
+    async def embed(self, inputs: tuple[Input, ...]) -> tuple[bytes, ...]:
+        """Raises TetherError(ENGINE_FAILED | CAPACITY …)."""
+        body = vectors_body(self.settings.model, inputs)
+        said = await self._whole("POST", f"{self.settings.url}/embeddings", within_s=SILENCE_S, json=body)
+        return read_vectors(said, len(inputs), self._dimensions)
 
     async def count(self, server: Server, prompt: Prompt) -> int:
         if not server.counter:
@@ -111,8 +125,8 @@ class Connection:
         except TetherError:
             return estimate(prompt)
 
-    async def _whole(self, method: str, url: str, **more: Any) -> bytes:
-        with trio.move_on_after(ANSWER_S):
+    async def _whole(self, method: str, url: str, within_s: float = ANSWER_S, **more: Any) -> bytes:
+        with trio.move_on_after(within_s):
             async with self._open(method, url, **more) as answer:
                 body = bytearray()
                 async for data in answer.aiter_bytes():
@@ -120,7 +134,7 @@ class Connection:
                     if len(body) > MAX_ANSWER_BYTES:
                         raise TetherError(ENGINE_FAILED, "The server says too much.")
                 return bytes(body)
-        raise TetherError(ENGINE_FAILED, f"The server took longer than {ANSWER_S:.0f} s.")
+        raise TetherError(ENGINE_FAILED, f"The server took longer than {within_s:.0f} s.")
 
     @asynccontextmanager
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -145,7 +159,7 @@ class OpenAiEngine:
     def __init__(self, connection: Connection, server: Server, slots: int) -> None:
         self._connection = connection
         self._server = server
-        self._info = EngineInfo(server.context_tokens, slots, f"text:{server.model}")
+        self._info = EngineInfo(server.context_tokens, slots, f"text:{server.model}", embeds=server.embeds)
         self._under_way = 0
 
     @property
@@ -180,6 +194,21 @@ class OpenAiEngine:
     async def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
         """As many ids as the server counts or we estimate; what they are, only the server knows."""
         return (0,) * await self._connection.count(self._server, prompt)
+
+    async def count_inputs(self, inputs: tuple[str | tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """As `tokenize`: all texts are counted in one piece, and each has its share."""
+        check_inputs(self._server, inputs)
+        text = "\n".join(one for one in inputs if isinstance(one, str))
+        total = await self._connection.count(self._server, Prompt(text=text)) if text else 0
+        return tuple((0,) * share for share in shares(total, inputs))
+
+    async def embed(self, inputs: tuple[Input, ...]) -> tuple[bytes, ...]:
+        """As `Embedder`."""
+        self._under_way += 1
+        try:
+            return await self._connection.embed(inputs)
+        finally:
+            self._under_way -= 1
 
     @asynccontextmanager
     async def generate(self, asked: Generation) -> AsyncIterator[AsyncIterator[Tokens]]:

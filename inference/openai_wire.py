@@ -112,11 +112,15 @@ class _Count(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What is known of one: its kind, the model there, how long prompt and answer may be together."""
+    """What is known of one: its kind, the model there, how long prompt and answer may be together.
+
+    embeds: dimensions of the model's vectors, 0 for text.
+    """
 
     kind: Kind
     model: str
     context_tokens: int
+    embeds: int = 0
 
     @property
     def counter(self) -> str:

@@ -99,7 +99,8 @@ def _wanted(terms: EngineTerms, sha256: str = "") -> LlamaSettings:
 
 def _by_server(model: LocalServer, terms: EngineTerms) -> Offer:
     key = os.environ.get(terms.config.server_key_env, "") if terms.config.server_key_env else ""
-    settings = ServerSettings(model.at.url, model.at.model, key, terms.config.slots or DEFAULT_SLOTS)
+    at, slots = model.at, terms.config.slots or DEFAULT_SLOTS
+    settings = ServerSettings(at.url, at.model, key, slots, at.embeds)
     manifest = Manifest(model.name, SERVER_VERSION, "openai", (), UNKNOWN_CONTEXT)
     return Offer(manifest, 0, settings.slots, UNKNOWN_CONTEXT, partial(open_server, settings))
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.embeddings import CHUNK_BYTES, batches, parcels
+from inference.engine import Input
 from inference.gguf import read_header
 from inference.llama import LlamaSettings, open_llama
 from p2p.errors import FIELD_INVALID, TetherError
@@ -24,10 +25,10 @@ TEXTS = ("Once upon a time", "What is Tether?", "a", "The capital of France is P
 def test_batches_hold_every_input_in_order_within_slots_and_tokens(
     lengths: list[int], slots: int, tokens: int
 ) -> None:
-    inputs = [(index,) * length for index, length in enumerate(lengths)]
+    inputs = [Input("", (index,) * length) for index, length in enumerate(lengths)]
     made = list(batches(inputs, slots, tokens))
-    assert [ids for batch in made for ids in batch] == inputs
-    assert all(len(batch) <= slots and sum(map(len, batch)) <= tokens for batch in made)
+    assert [one for batch in made for one in batch] == inputs
+    assert all(len(batch) <= slots and sum(len(one.ids) for one in batch) <= tokens for batch in made)
 
 
 @given(st.lists(st.just(b"x" * 30_000)))
@@ -48,9 +49,9 @@ async def test_vectors_are_those_of_llama_cpp_itself(tmp_path: Path, pooling: in
     peer.close()
     async with open_llama(model, LlamaSettings(slots=4, threads=1, context_tokens=512)) as engine:
         assert engine.info.embeds == DIMENSIONS and not engine.info.exact
-        ids = await engine.count_inputs(TEXTS)
-        alone = [(await engine.embed((one,)))[0] for one in ids]
-        together = await engine.embed(ids)
+        inputs = tuple(map(Input, TEXTS, await engine.count_inputs(TEXTS)))
+        alone = [(await engine.embed((one,)))[0] for one in inputs]
+        together = await engine.embed(inputs)
         for theirs, one, other in zip(expected, alone, together, strict=True):
             direction = np.array(theirs) / np.linalg.norm(theirs)
             for vector in (np.frombuffer(one, "<f4"), np.frombuffer(other, "<f4")):

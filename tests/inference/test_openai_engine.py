@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 import trio.lowlevel
 import trio.testing
 
-from inference.engine import Generation, Prompt, Tokens
-from inference.openai_engine import ASKED_EVERY_S, Connection, OpenAiEngine, ServerSettings, open_server
+from inference.engine import Generation, Input, Prompt, Tokens
+from inference.llama import LlamaSettings, open_llama
+from inference.openai_engine import (
+    ASKED_EVERY_S,
+    SILENCE_S,
+    Connection,
+    OpenAiEngine,
+    ServerSettings,
+    open_server,
+)
 from inference.openai_text import pieces_of, text_of
 from inference.openai_wire import Server
 from p2p.content import ChatMessage, Sampling
 from p2p.errors import CAPACITY, ENGINE_FAILED, FIELD_INVALID, Code, TetherError
+from tests.servers.embedding_model import DIMENSIONS, embedding_model
 from tests.servers.openai_server import NAME, llama_cpp_server
 
 CHAT = Prompt((ChatMessage("user", "What is Tether?"),))
@@ -28,12 +39,13 @@ async def ask(
     prompt: Prompt = CHAT,
     resume: tuple[int, ...] = (),
     max_tokens: int = 40,
+    within_s: float = 30,
     **more: object,
 ) -> list[Tokens]:
     sampling = Sampling(temperature=0.0, seed=7, **more)  # type: ignore[arg-type]
     ids = await engine.tokenize(prompt)
     asked = Generation(ids, max_tokens, sampling, resume, source=prompt)
-    with trio.fail_after(30):
+    with trio.fail_after(within_s):
         async with engine.generate(asked) as answer:
             return [tokens async for tokens in answer]
 
@@ -67,6 +79,28 @@ async def test_a_real_server_answers_resumes_stops_and_can_be_left() -> None:
             with pytest.raises(TetherError) as caught:
                 await ask(engine, logprobs=2)
             assert caught.value.field == "logprobs"
+
+
+async def test_a_real_server_makes_vectors(tmp_path: Path) -> None:
+    model = embedding_model(tmp_path / "embedder.gguf")
+    texts = ("Once upon a time", "What is Tether?", "a")
+    with llama_cpp_server(embeds=model) as url:
+        async with open_server(ServerSettings(url, NAME, embeds=True)) as engine:
+            assert engine.info.embeds == DIMENSIONS
+            counted = await engine.count_inputs(texts)
+            theirs = await engine.embed(tuple(map(Input, texts, counted)))
+            with pytest.raises(TetherError) as caught:
+                await engine.count_inputs(((5, 6, 7),))
+            assert caught.value.field == "input"
+    async with open_llama(model, LlamaSettings(slots=4, threads=1, context_tokens=512)) as engine:
+        ids = await engine.count_inputs(texts)
+        ours = await engine.embed(tuple(map(Input, texts, ids)))
+    for one, other in zip(theirs, ours, strict=True):
+        pairs = zip(
+            struct.unpack(f"<{DIMENSIONS}f", one), struct.unpack(f"<{DIMENSIONS}f", other), strict=True
+        )
+        assert sum(a * b for a, b in pairs) > 0.999
+    assert abs(sum(map(len, counted)) - sum(map(len, ids))) <= 2 * len(texts)
 
 
 Handler = Callable[[bytes, trio.SocketStream], Awaitable[None]]
@@ -156,6 +190,44 @@ async def test_a_server_that_misbehaves_fails_the_answer_and_nothing_else(
             await ask(engine)
         assert caught.value.code is code and "secret-key" not in str(caught.value)
         assert caught.value.retry_after_s == (7.0 if code is CAPACITY else None)
+
+
+@pytest.mark.parametrize("said", [b"", STREAM, STREAM + event("Hel")])
+async def test_a_server_that_hangs_fails_the_answer_and_the_next_one_is_made(
+    said: bytes, mock_clock: trio.testing.MockClock
+) -> None:
+    asked, closed = trio.Event(), trio.Event()
+    hang = True
+
+    async def hangs(_: bytes, stream: trio.SocketStream) -> None:
+        if not hang:
+            await stream.send_all(STREAM + event("Hi", "stop") + b"data: [DONE]\n\n")
+            return
+        if said:
+            await stream.send_all(said)
+        asked.set()
+        while await stream.receive_some():
+            pass
+        closed.set()
+
+    async with fake(hangs) as engine:
+        caught: list[TetherError] = []
+
+        async def asks() -> None:
+            try:
+                await ask(engine, within_s=10 * SILENCE_S)
+            except TetherError as error:
+                caught.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asks)
+            await asked.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            mock_clock.jump(SILENCE_S + 1)
+        assert [error.code for error in caught] == [ENGINE_FAILED]
+        await closed.wait()
+        hang = False
+        assert whole(await ask(engine))[0] == "Hi"
 
 
 async def test_endless_text_ends_at_max_tokens_and_the_connection_is_closed() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx2
 
@@ -23,11 +24,22 @@ def free_port() -> int:
 
 
 @contextmanager
-def llama_cpp_server(port: int | None = None) -> Iterator[str]:
-    """Its URL with /v1; it is there when this is entered, and gone when it is left."""
+def llama_cpp_server(port: int | None = None, *, embeds: Path | None = None) -> Iterator[str]:
+    """Its URL with /v1; it is there while this lasts. embeds: the file of a model that makes vectors."""
     at = port or free_port()
     where = ["--host", "127.0.0.1", "--port", str(at)]
-    model = ["--model", str(MODEL_PATH), "--model_alias", NAME, "--n_ctx", "512", "--n_threads", "1"]
+    model = [
+        "--model",
+        str(embeds or MODEL_PATH),
+        "--embedding",
+        str(embeds is not None),
+        "--model_alias",
+        NAME,
+        "--n_ctx",
+        "512",
+        "--n_threads",
+        "1",
+    ]
     command = [sys.executable, "-m", "llama_cpp.server", *where, *model, "--interrupt_requests", "false"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

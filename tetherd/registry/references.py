@@ -48,10 +48,14 @@ class CatalogueEntry:
 
 @dataclass(frozen=True, slots=True)
 class ServerModel:
-    """openai:http://host:port/v1#name, a model of a server that somebody runs. url: without the slash at its end."""
+    """openai:http://host:port/v1#name, a model of a server that somebody runs. url: without the slash at its end.
+
+    embeds: openai-embeddings:http://host:port/v1#name, it makes vectors.
+    """
 
     url: str
     model: str
+    embeds: bool = False
 
 
 Reference = BuiltIn | LocalFile | HubFile | Url | CatalogueEntry | ServerModel
@@ -70,7 +74,7 @@ def parse(text: str) -> Reference:
         if len(parts) != 3 or not all(parts):
             raise TetherError(MODEL_INVALID, f"{text!r} has to be hf:org/repo/file.", field="model")
         return HubFile(f"{parts[0]}/{parts[1]}", parts[2])
-    if text.startswith("openai:"):
+    if text.startswith(("openai:", "openai-embeddings:")):
         return _server(text)
     if text.startswith(("https://", "s3://")):
         return Url(text)
@@ -83,8 +87,9 @@ def parse(text: str) -> Reference:
 
 
 def _server(text: str) -> ServerModel:
-    wrong = TetherError(MODEL_INVALID, "It has to be openai:http://host:port/v1#name.", field="model")
-    url, _, model = text.removeprefix("openai:").partition("#")
+    scheme, _, rest = text.partition(":")
+    wrong = TetherError(MODEL_INVALID, f"It has to be {scheme}:http://host:port/v1#name.", field="model")
+    url, _, model = rest.partition("#")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -95,4 +100,4 @@ def _server(text: str) -> ServerModel:
     if parts.username is not None or parts.password is not None:
         detail = "A key has no place in a URL: worker.server_key_env names the variable that has it."
         raise TetherError(MODEL_INVALID, detail, field="model")
-    return ServerModel(url.rstrip("/"), model)
+    return ServerModel(url.rstrip("/"), model, embeds=scheme == "openai-embeddings")

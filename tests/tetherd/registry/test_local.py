@@ -32,6 +32,7 @@ from tetherd.registry.references import (
         ("https://host/x.gguf", Url("https://host/x.gguf")),
         ("s3://bucket/x.gguf", Url("s3://bucket/x.gguf")),
         ("openai:http://127.0.0.1:8000/v1/#Org/M:8b", ServerModel("http://127.0.0.1:8000/v1", "Org/M:8b")),
+        ("openai-embeddings:http://h:1/v1#m", ServerModel("http://h:1/v1", "m", embeds=True)),
         ("llama3@8b-q8", CatalogueEntry("llama3", "8b-q8")),
         ("./llama3@8b-q8", LocalFile(Path("llama3@8b-q8"))),
     ],
@@ -44,6 +45,7 @@ def test_each_kind_of_reference_is_told_apart(text: str, reference: Reference) -
     "text",
     [
         "openai:http://h/v1",
+        "openai-embeddings:http://h/v1",
         "openai:file:///v1#m",
         "openai:http://u:p@h/v1#m",
         "openai:http://h:x/v1#m",
