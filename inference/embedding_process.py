@@ -35,11 +35,13 @@ class EmbeddingContext:
         if not self._handle:
             raise LoadError("llama.cpp can make no vectors of this model")
         self._memory: Any = c.llama_get_memory(self._handle)
-        self._width = load.dimensions
+        self._width, self._room, self._slots = load.dimensions, load.context_tokens, load.slots
         self._batch: Any = c.llama_batch_init(load.context_tokens, 0, 1)
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> tuple[bytes, ...]:
         """Vectors of length 1, as little-endian float32. Raises DecodeError."""
+        if sum(map(len, inputs)) > self._room or len(inputs) > self._slots:
+            raise DecodeError("the inputs are more than one step holds")
         if self._memory:
             c.llama_memory_clear(self._memory, True)
         batch, row = self._batch, 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inference.demo import MODEL_PATH
 
-MEAN = 1
+MEAN, FIRST, LAST = 1, 2, 3
 DIMENSIONS = 192
 
 
