@@ -34,8 +34,6 @@ from p2p.messages import Grant, InferChunk, Receipt, SignedReceipt
 from p2p.sealed import Seal
 from p2p.wire import encode
 
-COALESCE_S: Final = 0.005
-"""The shortest time between two chunks: what comes sooner travels together. Slower models are never held up by it."""
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 1_024
 MAX_TEMPERATURE: Final = 100.0
@@ -197,7 +195,6 @@ class Attempt:
                 )
                 await self.writer.write(body)
                 last_s = now_s
-                await trio.sleep_until(now_s + COALESCE_S)
         raise TetherError(ENGINE_FAILED, "The engine ended an answer without an end.")
 
     def _count(self, tokens: Tokens, now_s: float, last_s: float | None) -> None:

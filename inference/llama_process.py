@@ -2,11 +2,12 @@
 
 main thread      steps the batch; the only one that touches the context
 reader thread    reads commands, tokenizes at once; at the end of stdin the parent is gone, and so is this process
-writer thread    writes reports; while the pipe is full, the tokens of one answer gather into one report
+writer thread    writes reports, tokens in parcels (outgoing.py)
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -34,7 +35,6 @@ from inference.engine_wire import (
     Loaded,
     LoadFailed,
     Loading,
-    Produced,
     Refused,
     Report,
     Tokenize,
@@ -45,6 +45,7 @@ from inference.engine_wire import (
 )
 from inference.forward import Forward, LoadError
 from inference.native import Context, Model, Version, has_gpu, start, system_info
+from inference.outgoing import Outgoing
 from inference.pace import Pace
 from inference.recipe import FAST_CHUNK, build_tag
 from inference.self_test import is_exact
@@ -59,44 +60,32 @@ ALIVE_S: Final = 1.0
 
 
 class Outbox:
-    """Reports on their way out. Those of one answer that wait together leave as one."""
+    """Reports from all threads to the writer's."""
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
-        self._waiting: deque[Report] = deque()
+        self._outgoing = Outgoing()
         self._changed = threading.Condition()
 
     def put(self, *reports: Report) -> None:
-        """Those of one step at once: the writer then wakes once, and writes them as one piece."""
         with self._changed:
-            self._waiting.extend(reports)
-            self._changed.notify()
+            due_s = self._outgoing.due_s
+            for report in reports:
+                self._outgoing.add(report)
+            if self._outgoing.due_s < due_s:
+                self._changed.notify()
 
     def write_for_ever(self) -> None:
         while True:
-            with self._changed:
-                while not self._waiting:
-                    self._changed.wait()
-                reports = list(self._waiting)
-                self._waiting.clear()
-            self._pipe.write(b"".join(frame(report) for report in joined(reports)))
+            self._pipe.write(b"".join(map(frame, self._due())))
             self._pipe.flush()
 
-
-def joined(reports: list[Report]) -> list[Report]:
-    """Reports in order, each answer's tokens as one report at the place of the first."""
-    together: list[Report] = []
-    places: dict[int, int] = {}
-    for report in reports:
-        if isinstance(report, Produced):
-            place = places.setdefault(report.request, len(together))
-            if place < len(together):
-                earlier = together[place]
-                assert isinstance(earlier, Produced)
-                together[place] = earlier.joined(report)
-                continue
-        together.append(report)
-    return together
+    def _due(self) -> list[Report]:
+        """Wait until something has to leave."""
+        with self._changed:
+            while (wait_s := self._outgoing.due_s - time.monotonic()) > 0:
+                self._changed.wait(None if wait_s == math.inf else wait_s)
+            return self._outgoing.take(time.monotonic())
 
 
 class Telling:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from inference.batch import Batch
 from inference.demo import MODEL_PATH
 from inference.engine_wire import Generate, Produced, Report
-from inference.llama_process import joined
+from inference.outgoing import joined
 from inference.native import Context, Model, start
 from inference.pace import Pace
 from inference.self_test import is_exact
