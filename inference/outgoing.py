@@ -15,7 +15,7 @@ PARCEL_S: Final = 0.02
 
 
 class Outgoing:
-    """Reports on their way out. An answer's first tokens and its end leave at once, and whatever leaves takes all along.
+    """Reports on their way out. An answer's first tokens and its end leave at once, and take along whatever waits.
 
     Times are seconds of one monotonic clock.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from p2p.errors import FRAME_TOO_LARGE, TetherError
@@ -64,6 +65,21 @@ class FrameReader:
                 return None
             self._whole = self._parser.feed(data)
         return self._whole.pop(0)
+
+    async def feed(self, sink: Callable[[list[bytes]], None]) -> None:
+        """Hand sink all frames that come, as many at a time as have arrived, until the end of the stream.
+
+        Raises what the stream, the parser and sink raise.
+        """
+
+        def parsed(data: bytes) -> None:
+            if bodies := self._parser.feed(data):
+                sink(bodies)
+
+        if self._whole:
+            early, self._whole = self._whole, []
+            sink(early)
+        await self._stream.feed(parsed)
 
     async def some(self) -> list[bytes]:
         """All frames that have arrived, at least one; empty at the end of the stream."""

@@ -112,6 +112,10 @@ class PipeStream:
     async def read(self, max_bytes: int) -> bytes:
         return await self._incoming.read(max_bytes)
 
+    async def feed(self, sink: Callable[[bytes], None]) -> None:
+        while data := await self.read(PIPE_BYTES):
+            sink(data)
+
     async def write(self, data: bytes) -> None:
         await self._outgoing.write(data)
 

@@ -72,6 +72,13 @@ class Stream(Protocol):
         """Return 1 to max_bytes bytes, or b"" once the peer has closed."""
         ...
 
+    async def feed(self, sink: Callable[[bytes], None]) -> None:
+        """Hand sink what comes until the peer closes, in whichever task has it first: instead of reading.
+
+        Raises as `read` does, and the TetherError that sink raised; then it is called no more.
+        """
+        ...
+
     async def write(self, data: bytes) -> None:
         """Returns once all of data is on its way, however long the reader takes.
 

@@ -17,6 +17,9 @@ from p2p.host.yamux.flow import Flow
 from p2p.host.yamux.muxer import BURST, Muxer
 from p2p.identity import PeerId
 
+FEED_BYTES: Final = 64 * 1024
+"""What a sink gets at a time, at most."""
+
 
 class NotOffered(TetherError):
     """The peer is there and does not speak the protocol, at least not to this node."""
@@ -35,6 +38,8 @@ class MuxedStream:
         self._flow = flow
         self._reader: trio.lowlevel.Task | None = None
         self._writer: trio.lowlevel.Task | None = None
+        self._sink: Callable[[bytes], None] | None = None
+        self._fault: TetherError | None = None
         self._hurry = 0
         self._proposal = self._agreement = b""
         self._agreed = bytearray()
@@ -82,26 +87,66 @@ class MuxedStream:
         self._muxer.session.offer(self._flow, memoryview(proposal))
         self._muxer.flush()
 
+    async def feed(self, sink: Callable[[bytes], None]) -> None:
+        """The task that reads the connection calls sink, and this one only waits for the end."""
+        if self._agreement:
+            if not (first := await self.read(FEED_BYTES)):
+                return
+            sink(first)
+        self._sink, self._fault = sink, None
+        try:
+            self._pour()
+            if self._muxer.session.waiting:
+                self._muxer.flush()
+            while self._fault is None and not self._at_end():
+                await self._sleep()
+        finally:
+            self._sink = None
+        await trio.lowlevel.checkpoint()
+        if self._fault is not None:
+            raise self._fault
+
+    def _pour(self) -> None:
+        """Hand what is buffered to the sink. What that writes may bring this here again, with the rest."""
+        flow, take = self._flow, self._muxer.session.take
+        while self._sink is not None and flow.buffered:
+            sink, self._sink = self._sink, None
+            try:
+                sink(take(flow, FEED_BYTES))
+                self._sink = sink
+            except TetherError as error:
+                self._fault = error
+
     async def _read(self, max_bytes: int) -> bytes:
         flow = self._flow
         if flow.buffered:
             await self._breathe()
         while not flow.buffered:
-            if flow.reset:
-                raise _broken("The peer reset the stream.")
-            if flow.fin_got:
+            if self._at_end():
                 await trio.lowlevel.checkpoint()
                 return b""
-            if self._muxer.closed:
-                raise _broken("The connection is gone.")
-            if self._reader is not None:
-                raise trio.BusyResourceError("another task reads this stream")
-            self._reader = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._reader_leaves)
+            await self._sleep()
         data = self._muxer.session.take(flow, max_bytes)
         if self._muxer.session.waiting:
             self._muxer.flush()
         return data
+
+    def _at_end(self) -> bool:
+        """Whether nothing comes any more behind what is buffered. Raises TetherError(UNREACHABLE) if it is broken."""
+        if self._flow.reset:
+            raise _broken("The peer reset the stream.")
+        if self._flow.fin_got:
+            return True
+        if self._muxer.closed:
+            raise _broken("The connection is gone.")
+        return False
+
+    async def _sleep(self) -> None:
+        """Until `_changed` has something for a reader."""
+        if self._reader is not None:
+            raise trio.BusyResourceError("another task reads this stream")
+        self._reader = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._reader_leaves)
 
     async def write(self, data: bytes) -> None:
         """Returns once all of data is on its way; waits for the reader as long as that takes."""
@@ -175,10 +220,15 @@ class MuxedStream:
 
     def _changed(self) -> None:
         """The session, or the end of the connection, may have given somebody here what they wait for."""
-        if self._reader is not None:
+        flow = self._flow
+        if self._sink is not None and flow.buffered:
+            self._pour()
+        if self._reader is not None and (
+            self._sink is None or flow.reset or flow.fin_got or self._muxer.closed
+        ):
             trio.lowlevel.reschedule(self._reader)
             self._reader = None
-        if self._writer is not None and (not self._flow.pending or self._flow.reset or self._muxer.closed):
+        if self._writer is not None and (not flow.pending or flow.reset or self._muxer.closed):
             trio.lowlevel.reschedule(self._writer)
             self._writer = None
 

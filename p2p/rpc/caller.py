@@ -136,14 +136,13 @@ class CallerSession:
 
     # ── What the peer sends ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def _read(self, reader: FrameReader) -> None:
+    def _take(self, bodies: list[bytes]) -> None:
         channel = self.channel
-        while bodies := await reader.some():
-            for body in bodies:
-                for frame in channel.take(body):
-                    channel.received += 1
-                    self._deliver(frame)
-            channel.flush()
+        for body in bodies:
+            for frame in channel.take(body):
+                channel.received += 1
+                self._deliver(frame)
+        channel.flush()
 
     def _deliver(self, frame: Numbered) -> None:
         number = frame.call
@@ -197,7 +196,7 @@ class CallerSession:
             return error
         reader = FrameReader(stream, self.limits.block_bytes)
         verdict = await self.channel.carry(
-            stream, partial(self._read, reader), greeting=self._hello(), peer_received=0
+            stream, partial(reader.feed, self._take), greeting=self._hello(), peer_received=0
         )
         while verdict.code is UNREACHABLE:
             if not self._calls:
@@ -207,7 +206,7 @@ class CallerSession:
                 return resumed
             verdict = await self.channel.carry(
                 resumed.stream,
-                partial(self._read, resumed.reader),
+                partial(resumed.reader.feed, self._take),
                 greeting=b"",
                 peer_received=resumed.received,
             )

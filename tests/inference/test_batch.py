@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from inference.batch import Batch
 from inference.demo import MODEL_PATH
 from inference.engine_wire import Generate, Produced, Report
-from inference.outgoing import joined
 from inference.native import Context, Model, start
+from inference.outgoing import joined
 from inference.pace import Pace
 from inference.self_test import is_exact
 from p2p.content import Sampling

@@ -264,9 +264,7 @@ async def test_a_later_attempt_of_the_same_job_ends_the_earlier_one(autojump_clo
         assert ended == [ATTEMPT_STALE]
 
 
-async def test_the_first_token_goes_at_once_and_the_others_at_most_every_5_ms(
-    autojump_clock: MockClock,
-) -> None:
+async def test_what_the_engine_yields_goes_at_once(autojump_clock: MockClock) -> None:
     class Fast(ScriptedEngine):
         token_s = 0.0
 
@@ -274,7 +272,7 @@ async def test_the_first_token_goes_at_once_and_the_others_at_most_every_5_ms(
         started = trio.current_time()
         bodies = await here.answer(replace(CONTENT, max_tokens=41))
         assert here.metrics.firsts == [0.0]
-        assert trio.current_time() - started == pytest.approx(40 * 0.005)
+        assert trio.current_time() == started
         assert [token for body in bodies for token in body.token_ids] == list(range(100, 141))
 
 
