@@ -51,6 +51,7 @@ from inference.recipe import FAST_CHUNK, build_tag
 from inference.self_test import is_exact
 from inference.speed import prefill_chunk, tokens_per_second
 from p2p.errors import FIELD_INVALID, TetherError
+from p2p.garbage import collect_rarely
 
 PARENT_GONE: Final = 0
 THREAD_DIED: Final = 1
@@ -185,6 +186,7 @@ def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
     made = batch(load.max_tokens_per_second, prefill_chunk(context, speed, load.context_tokens))
     tag = build_tag(load.model_sha256, ready.engine, ready.features, exact=exact)
     outbox.put(Loaded(load.context_tokens, tag, exact, speed, ready.on_gpu))
+    collect_rarely()
     inbox = Inbox()
     reader = threading.Thread(
         target=_read_for_ever, args=(commands, inbox, outbox, model, template, made.give_up), daemon=True

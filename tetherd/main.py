@@ -8,6 +8,7 @@ import trio
 
 from inference.containment import forbid_core_dumps
 from p2p.errors import TetherError
+from p2p.garbage import collect_rarely
 from tetherd.config import Config
 from tetherd.daemon import Daemon
 from tetherd.data_dir import DataDir
@@ -20,6 +21,7 @@ def run(config: Config, phases: Phases) -> int:
     """Run a node until it is told to stop; returns the exit code. Raises the TetherError that ended it."""
     logs.configure(config.telemetry.log_format, config.telemetry.log_level)
     forbid_core_dumps()
+    collect_rarely()
     try:
         return trio.run(_run, config, phases)
     except BaseExceptionGroup as group:

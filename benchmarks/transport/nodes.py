@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from p2p.garbage import collect_rarely
 from p2p.host import HostSettings, open_host
 from p2p.host.host import Host
 from p2p.host.settings import DEFAULTS
@@ -24,6 +25,7 @@ async def open_member(
     *, listen: Sequence[str] = LOOPBACK, settings: HostSettings = DEFAULTS, key: NodeKey | None = None
 ) -> AsyncIterator[Host]:
     """A host with a certificate of its own, as a daemon opens it."""
+    collect_rarely()
     now = time.time()
     key = key or NodeKey(os.urandom(32))
     swarm_id = swarm_id_of(AUTHORITY)
