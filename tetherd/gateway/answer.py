@@ -65,12 +65,16 @@ class AttemptSummary:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Text that follows the text before it, the ids behind it (text may lag), and logprobs of each id if asked for."""
+    """Text that follows the text before it, the ids behind it (text may lag), and logprobs of each id if asked for.
+
+    last: it is known that only the end follows; which says how it comes, and not what it is.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     vectors: tuple[bytes, ...] = ()
+    last: bool = field(default=False, compare=False)
 
     def with_next(self, other: Delta) -> Delta:
         return Delta(

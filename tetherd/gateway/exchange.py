@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -99,7 +100,7 @@ class Exchange:
                 break
             if not isinstance(following, Delta):
                 self._held = following
-                break
+                return replace(item, last=True)
             item = item.with_next(following)
         return item
 

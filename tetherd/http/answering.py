@@ -122,7 +122,9 @@ class AnswerResponse(Response):
             await stream.write(writer.opening())
             async for item in answer:
                 choice.count(item)
-                if isinstance(item, Delta):
+                if isinstance(item, Delta) and item.last:
+                    stream.put(writer.piece(item))
+                elif isinstance(item, Delta):
                     await stream.write(writer.piece(item))
             left -= 1
             if left:

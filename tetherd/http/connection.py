@@ -6,6 +6,7 @@ waiting ──a whole head──> answering ──the application returns──>
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -73,10 +74,22 @@ class Connection:
             return
         self._lost = True
         try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
+            if sent := self._write_now(data):
+                data = data[sent:]
+            if data:
+                await self._stream.send_all(data)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             return
         self._lost = False
+
+    def _write_now(self, data: bytes) -> int:
+        """How much the kernel takes at once: trio's own send costs a turn of the loop for each piece."""
+        if not isinstance(self._stream, trio.SocketStream):
+            return 0
+        try:
+            return os.write(self._stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
 
     # ── A request ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,7 +1,8 @@
-"""The body of a streamed answer: what is written in one turn of the loop leaves as one piece.
+"""The body of a streamed answer: events, and comments between them.
 
-Writers only queue; one task sends, so that a comment never comes between the bytes of an event, and a client that reads
-slowly holds up its own writers and nobody else. When nothing was said for KEEPALIVE_S, a comment is.
+A writer sends what it writes and whatever is queued; while another one does, it only queues, and a task sends that.
+So a comment never comes between the bytes of an event, and a client that reads slowly holds up its own writers and
+nobody else. When nothing was said for KEEPALIVE_S, a comment is.
 """
 
 from __future__ import annotations
@@ -58,27 +59,35 @@ class EventStream:
         self._bell.ring()
 
     def put(self, data: bytes) -> None:
+        """Leaves with the next write, and by itself in the next turn of the loop."""
         self._queued += data
         self._bell.ring()
 
     async def write(self, data: bytes) -> None:
         """No checkpoint while there is room."""
-        if data:
+        if not data:
+            return
+        if self._turn.locked() or not self.open:
             self.put(data)
-        while len(self._queued) > MAX_QUEUED_BYTES:
-            await self._room.wait()
+            while len(self._queued) > MAX_QUEUED_BYTES:
+                await self._room.wait()
+        else:
+            self._queued += data
+            await self._flush(b"", more=True)
 
     async def run(self) -> None:
-        """Send what is written, until cancelled."""
+        """Send what is queued, until cancelled."""
         while True:
             with trio.CancelScope(deadline=self._last_s + KEEPALIVE_S) as silence:
                 while True:
                     await self._bell.wait()
                     silence.deadline = inf
-                    await self._flush(b"", more=True)
+                    if self._queued or self._head is not None:
+                        await self._flush(b"", more=True)
                     silence.deadline = self._last_s + KEEPALIVE_S
-            self._last_s = trio.current_time()
-            self.put(responses.WAITING)
+            if trio.current_time() >= self._last_s + KEEPALIVE_S:
+                self._last_s = trio.current_time()
+                self.put(responses.WAITING)
 
     async def end(self, data: bytes = b"") -> None:
         """The last bytes, with whatever is queued and the end; once it has ended that is no harm."""

@@ -37,22 +37,23 @@ def reading() -> Sent:
     return sent
 
 
-async def test_what_is_written_in_one_turn_leaves_in_one_piece_and_the_last_with_the_end() -> None:
+async def test_what_is_written_leaves_at_once_with_what_was_put_and_the_last_with_the_end() -> None:
     sent = reading()
     stream = EventStream(sent)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.run)
         stream.start({})
-        await stream.write(b"one ")
+        stream.put(b"one ")
         await stream.write(b"two ")
+        stream.put(b"three ")
         await trio.testing.wait_all_tasks_blocked()
-        await stream.write(b"three ")
-        await stream.end(b"four")
+        stream.put(b"four ")
+        await stream.end(b"five")
         await stream.end()
         await stream.write(b"late")
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert sent.pieces == [b"one two ", b"three four"]
+    assert sent.pieces == [b"one two ", b"three ", b"four five"]
     assert sent.ended and not stream.open
 
 
