@@ -18,6 +18,9 @@ MAX_WAITING: Final = 256
 """What a burst may be; each waits at most five seconds."""
 LOOK_AGAIN_S: Final = 0.1
 """Workers report a changed load within a quarter of a second; looking more often finds little."""
+KNOWN_S: Final = 0.4
+"""A slot that is free is known to be within that time: only who still waits then is told that there is none. A client
+with as many requests as there are slots asks for them all again in the moment in which it has its answers."""
 _BUSY: Final = NoMatch("busy")
 
 
@@ -68,7 +71,7 @@ class WaitingRoom:
     ) -> Seat | NoMatch:
         """Wait for a slot as long as waiting may help, at most until that instant (monotonic); then say why not.
 
-        Who would have to wait longer than that is told so at once: a refusal after a timeout helps nobody.
+        Who would have to wait longer than that is told so after KNOWN_S: a refusal after a timeout helps nobody.
         """
         waiter = _Waiter(tenant, wish)
         loser = self._queue.join(tenant, waiter, tokens=tokens, weight=weight)
@@ -77,15 +80,15 @@ class WaitingRoom:
         self._serve()
         if not waiter.ready.is_set():
             waiter.waited = True
-            wait_s = self._flow.wait_s(wish.model, self._ahead(waiter), trio.current_time())
-            if wait_s is not None and trio.current_time() + wait_s > until_s:
-                waiter.ready.set()
         if self._queue:
             self._somebody.set()
         self._metrics.waiting(len(self._queue))
         try:
-            with trio.move_on_at(until_s):
+            with trio.move_on_after(KNOWN_S):
                 await waiter.ready.wait()
+            if not self._is_hopeless(waiter, until_s):
+                with trio.move_on_at(until_s):
+                    await waiter.ready.wait()
         except trio.Cancelled:
             if isinstance(waiter.outcome, Seat):
                 self._workforce.left(waiter.outcome)
@@ -94,6 +97,11 @@ class WaitingRoom:
             self._queue.leave(tenant, waiter)
             self._metrics.waiting(len(self._queue))
         return waiter.outcome
+
+    def _is_hopeless(self, waiter: _Waiter, until_s: float) -> bool:
+        now_s = trio.current_time()
+        wait_s = self._flow.wait_s(waiter.wish.model, self._ahead(waiter), now_s)
+        return wait_s is not None and now_s + wait_s > until_s
 
     def _ahead(self, waiter: _Waiter) -> int:
         """How many of the same model are due before."""
