@@ -46,6 +46,7 @@ class Batch:
         self._keeps_prefixes = model.keeps_prefixes
         self._stalled = False
         self._coming_in: frozenset[int] = frozenset()
+        self._given_up: set[int] = set()
 
     @property
     def idle(self) -> bool:
@@ -77,10 +78,11 @@ class Batch:
             self._scheduler.submit(asked.request, len(answer.tokens), EXACT_CHUNK if asked.exact else None)
 
     def give_up(self, request: int) -> None:
-        """From any thread: a request is about to leave, so a step of its prompt alone need not go on.
+        """From any thread: a request is about to leave, so this step need not begin with its prompt, nor go on with it.
 
         Should that be another step by now, it is done again.
         """
+        self._given_up.add(request)
         if self._coming_in == {request}:
             self._context.abandon()
 
@@ -126,10 +128,13 @@ class Batch:
         self._stalled = not step.decode and not step.prefill
         # Decoding slots together, prompts apart: a mixed batch would be cut in two at the same cost anyway.
         produced = self._computed(step.decode) if step.decode else []
-        if step.prefill:
-            self._coming_in = frozenset(work.request for work in step.prefill)
+        given_up, self._given_up = self._given_up, set()
+        if unwanted := [work for work in step.prefill if work.request in given_up]:
+            self._undo(unwanted)
+        if prefill := [work for work in step.prefill if work.request not in given_up]:
+            self._coming_in = frozenset(work.request for work in prefill)
             try:
-                produced += self._computed(step.prefill)
+                produced += self._computed(prefill)
             finally:
                 self._coming_in = frozenset()
         return produced

@@ -98,6 +98,32 @@ def test_a_prompt_that_is_given_up_while_it_comes_in_costs_no_more_of_its_step(
     assert ids_of(made, asked) == ids_of(batch(model), asked)
 
 
+def test_a_prompt_that_is_given_up_while_others_decode_is_not_begun_with(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = batch(model)
+    submit(made, story(model, 1, max_tokens=20))
+    while not made.step(0.0):
+        pass
+    submit(made, story(model, 2, times=30))
+    with monkeypatch.context() as patched:
+        interrupting(made, patched, 2)
+        decoded = Counter[str]()
+        decode = llama_cpp.llama_decode
+
+        def counted(context: object, rows: object) -> int:
+            decoded["steps"] += 1
+            status: int = decode(context, rows)
+            return status
+
+        patched.setattr("llama_cpp.llama_decode", counted)
+        assert [produced.request for produced in made.step(0.0)] == [1]
+    assert decoded["steps"] == 1
+    made.leave(2)
+    asked = story(model, 3, max_tokens=8)
+    assert ids_of(made, asked) == ids_of(batch(model), asked)
+
+
 def test_a_step_that_was_given_up_by_mistake_is_done_again(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,9 +143,10 @@ def test_a_step_that_was_given_up_by_mistake_is_done_again(
 def test_a_prompt_in_company_is_not_given_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     made = batch(model)
     submit(made, story(model, 1), story(model, 2))
-    interrupting(made, monkeypatch, 1)
-    began: set[int] = set()
-    for _ in range(2):
+    with monkeypatch.context() as patched:
+        interrupting(made, patched, 1)
+        began = {one.request for one in made.step(0.0)}
+    for _ in range(3):
         began |= {one.request for one in made.step(0.0)}
     assert began == {1, 2}
 
