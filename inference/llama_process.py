@@ -45,7 +45,7 @@ from inference.engine_wire import (
 )
 from inference.forward import Forward, LoadError
 from inference.native import Context, Model, Version, has_gpu, start, system_info
-from inference.outgoing import Outgoing
+from inference.outgoing import PARCELS_PER_S, Outgoing
 from inference.pace import Pace
 from inference.recipe import FAST_CHUNK, build_tag
 from inference.self_test import is_exact
@@ -67,6 +67,11 @@ class Outbox:
         self._pipe = pipe
         self._outgoing = Outgoing()
         self._changed = threading.Condition()
+
+    def begin(self, *, on_gpu: bool) -> None:
+        """From now on answers are made."""
+        if not on_gpu:
+            self._outgoing.parcels_per_s = PARCELS_PER_S * len(os.sched_getaffinity(0))
 
     def put(self, *reports: Report) -> None:
         with self._changed:
@@ -185,6 +190,7 @@ def main(load_model: Callable[[Load, Telling], Ready] = load_llama) -> None:
     speed = tokens_per_second(context)
     made = batch(load.max_tokens_per_second, prefill_chunk(context, speed, load.context_tokens))
     tag = build_tag(load.model_sha256, ready.engine, ready.features, exact=exact)
+    outbox.begin(on_gpu=ready.on_gpu)
     outbox.put(Loaded(load.context_tokens, tag, exact, speed, ready.on_gpu))
     collect_rarely()
     inbox = Inbox()

@@ -49,6 +49,18 @@ def test_tokens_of_a_slow_model_are_not_held_up() -> None:
         assert outgoing.take(position * PARCEL_S) == [token(1, position)]
 
 
+def test_many_answers_share_what_parcels_there_are() -> None:
+    outgoing = Outgoing(parcels_per_s=200.0)
+    for request in range(16):
+        outgoing.add(token(request, 0))
+    assert len(outgoing.take(100.0)) == 16
+    for request in range(16):
+        outgoing.add(token(request, 1))
+    assert outgoing.due_s == 100.0 + 16 / 200.0
+    outgoing.add(token(3, 2, "stop"))
+    assert len(outgoing.take(100.05)) == 16
+
+
 SAID = st.tuples(st.floats(0, 3 * PARCEL_S), st.integers(1, 3), st.sampled_from(["token", "stop", "alive"]))
 
 
