@@ -45,6 +45,9 @@ IDLE_S: Final = 60.0
 MULTIHASH: Final = bytes((0x12, 32))
 """Before every key on the wire: other libp2ps take nothing but multihashes, and SHA-256 of 32 bytes is the plainest."""
 
+HEAD_START_S: Final = 0.1
+"""For those at hand, before anybody is dialled: one of them mostly knows, and a handshake costs both ends."""
+
 CHECK_S: Final = 15.0
 """How long after a connection broke the peer is asked whether it lives: it may come back by itself."""
 MAX_CHECKS: Final = 64
@@ -208,9 +211,15 @@ class Dht:
                     spread()
 
                 def spread() -> None:
-                    for peer in lookup.next():
+                    patient = trio.current_time() < patient_until_s
+                    for peer in lookup.next(patient=patient):
                         nursery.start_soon(ask, peer)
+                    if lookup.over:
+                        nursery.cancel_scope.cancel()
 
+                patient_until_s = trio.current_time() + HEAD_START_S
+                spread()
+                await trio.sleep_until(patient_until_s)
                 spread()
         return lookup.found()
 

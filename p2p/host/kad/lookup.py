@@ -38,16 +38,27 @@ class Lookup:
         self._states: dict[PeerId, State] = {}
         self._add(start)
 
-    def next(self) -> list[PeerId]:
-        """Whom to ask now, in addition to those who have not answered yet; empty and nobody asked: it is over."""
-        room = ALPHA - sum(state == "asked" for state in self._states.values())
+    def next(self, *, patient: bool = False) -> list[PeerId]:
+        """Whom to ask now, in addition to those who have not answered yet; empty and nobody asked: it is over.
+
+        patient: nobody is dialled while somebody at hand may be about to answer.
+        """
+        asked = [peer for peer, state in self._states.items() if state == "asked"]
+        room = ALPHA - len(asked)
         if room <= 0:
             return []
         candidates = [peer for peer in self._nearest() if self._states[peer] == "candidate"]
+        if patient and any(map(self._at_hand, [*asked, *candidates])):
+            candidates = list(filter(self._at_hand, candidates))
         chosen = sorted(candidates, key=lambda peer: not self._at_hand(peer))[:room]
         for peer in chosen:
             self._states[peer] = "asked"
         return chosen
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody is asked, after `next` had its say."""
+        return "asked" not in self._states.values()
 
     def answered(self, peer: PeerId, nearer: Iterable[PeerId]) -> None:
         self._states[peer] = "answered"

@@ -135,6 +135,25 @@ def test_of_the_k_nearest_those_at_hand_are_asked_first() -> None:
     assert asked == [*ordered[K - 3 : K], *ordered[: ALPHA - 3]]
 
 
+def test_nobody_is_dialled_while_somebody_at_hand_may_be_about_to_answer() -> None:
+    own, *others = peers(30)
+    ordered = nearest(position(b"key"), others)
+    first, second = ordered[2], ordered[5]
+    lookup = Lookup(position(b"key"), others, own=own, at_hand={first, second}.__contains__)
+    assert set(lookup.next(patient=True)) == {first, second}
+    assert lookup.next(patient=True) == [] and not lookup.over
+    lookup.answered(first, [])
+    assert lookup.next(patient=True) == [] and not lookup.over
+    lookup.failed(second)
+    dialled = lookup.next(patient=True)
+    assert len(dialled) == ALPHA
+    waiting = Lookup(position(b"key"), others, own=own, at_hand={first}.__contains__)
+    assert waiting.next(patient=True) == [first]
+    assert len(waiting.next()) == ALPHA - 1
+    nobody = Lookup(position(b"key"), [], own=own)
+    assert nobody.next() == [] and nobody.over
+
+
 # ── Records ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
