@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from p2p.garbage import collect_rarely
 from p2p.host import HostSettings, open_host
+from p2p.host.handshake import Admit, Gate
 from p2p.host.host import Host
 from p2p.host.settings import DEFAULTS
 from p2p.identity import NodeKey, PeerId
@@ -17,6 +18,7 @@ from p2p.membership import Issuer, admit, appoint, member_passport, swarm_id_of
 from p2p.transport import PeerAddress
 
 AUTHORITY: Final = NodeKey(b"benchmark authority key, no use.")
+SWARM_ID: Final = swarm_id_of(AUTHORITY)
 LOOPBACK: Final = ("/ip4/127.0.0.1/tcp/0",)
 
 
@@ -26,22 +28,27 @@ async def open_member(
 ) -> AsyncIterator[Host]:
     """A host with a certificate of its own, as a daemon opens it."""
     collect_rarely()
-    now = time.time()
     key = key or NodeKey(os.urandom(32))
-    swarm_id = swarm_id_of(AUTHORITY)
-    issuer = Issuer(AUTHORITY, swarm_id, appoint(AUTHORITY, AUTHORITY.node_id, serial=bytes(16), now=now))
+    passport, admits = _papers(key)
+    async with open_host(
+        key, listen=listen, swarm_id=SWARM_ID, passport=passport, admit=admits, settings=settings
+    ) as host:
+        yield host
+
+
+def member_gate() -> Gate:
+    """A member's side of the handshake, for one that means no good behind it."""
+    key = NodeKey(os.urandom(32))
+    return Gate(key, *_papers(key))
+
+
+def _papers(key: NodeKey) -> tuple[Callable[[], bytes], Admit]:
+    now = time.time()
+    issuer = Issuer(AUTHORITY, SWARM_ID, appoint(AUTHORITY, AUTHORITY.node_id, serial=bytes(16), now=now))
     credential = issuer.certify(
         key.node_id, key.sealing_public, ("gateway",), ("bench",), serial=os.urandom(16), now=now
     )
-    async with open_host(
-        key,
-        listen=listen,
-        swarm_id=swarm_id,
-        passport=lambda: member_passport(credential),
-        admit=lambda shown, peer: admit(shown, peer, swarm_id, time.time()),
-        settings=settings,
-    ) as host:
-        yield host
+    return lambda: member_passport(credential), lambda shown, peer: admit(shown, peer, SWARM_ID, time.time())
 
 
 def described(host: Host) -> dict[str, object]:

@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 HALF_LIFE_S: Final = 60.0
@@ -22,6 +23,8 @@ NETWORK_LIMIT: Final = 16.0
 """Failed handshakes of one network, faded, above which it is held short: a swarm's restart stays below."""
 HELD_SHORT: Final = 8
 """Handshakes at a time of a network above its limit."""
+HELD_APART_S: Final = 0.05
+"""Between two of them: a member that was dropped can still shake hands, which costs a core a millisecond and a half."""
 TABLE: Final = 4_096
 """Entries; the one that was marked longest ago goes first. An attacker with more networks has them forgotten."""
 
@@ -73,9 +76,19 @@ class Door:
     def __init__(self) -> None:
         self._scores = Scores(NETWORK_LIMIT)
         self._inside: Counter[str] = Counter()
+        self._let_in: OrderedDict[str, float] = OrderedDict()
 
-    def open_to(self, network: str, now: float) -> bool:
-        return not self._scores.refused(network, now) or self._inside[network] < HELD_SHORT
+    def lets_in(self, network: str, now: float) -> bool:
+        """Whether a handshake may begin. Of a network that is held short it counts as begun."""
+        if not self._scores.refused(network, now):
+            return True
+        if self._inside[network] >= HELD_SHORT or now < self._let_in.get(network, -inf) + HELD_APART_S:
+            return False
+        self._let_in[network] = now
+        self._let_in.move_to_end(network)
+        if len(self._let_in) > TABLE:
+            self._let_in.popitem(last=False)
+        return True
 
     @contextmanager
     def inside(self, network: str) -> Iterator[None]:

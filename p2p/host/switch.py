@@ -28,13 +28,14 @@ from p2p.host.addresses import (
 )
 from p2p.host.apart import Apart
 from p2p.host.connection import Connection, agree
+from p2p.host.entrance import Entrance, origin_of
 from p2p.host.errors import HOSTILE_BYTES, NotAuthentic, PeerFault
 from p2p.host.handshake import Gate
 from p2p.host.interfaces import own_ips
 from p2p.host.paths import Path, path_of
-from p2p.host.raw import Carried, Pipe
+from p2p.host.raw import Pipe
 from p2p.host.registry import Registry
-from p2p.host.scores import BREACH, MEMBER_LIMIT, Door, Scores, network_of
+from p2p.host.scores import BREACH, MEMBER_LIMIT, Door, Scores
 from p2p.host.settings import HostSettings
 from p2p.host.sockets import Dial, Listening, listen
 from p2p.host.streams import MuxedStream, unreachable
@@ -122,8 +123,9 @@ class Switch:
         try:
             async with trio.open_nursery() as self._tasks:
                 self._tasks.start_soon(self._standing.run)
+                entrance = Entrance(self._lets_in, self._welcome)
                 for one in self._bound:
-                    self._tasks.start_soon(trio.serve_listeners, self.accept, [one.listener])
+                    self._tasks.start_soon(entrance.serve, one.listener)
                 task_status.started()
         finally:
             self._tasks = None
@@ -294,6 +296,13 @@ class Switch:
     # ── Being dialled ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def accept(self, raw: Pipe) -> None:
+        """Carry a connection that came through none of the listening sockets, if it is let in, to its end."""
+        if self._lets_in(raw):
+            await self._welcome(raw)
+        else:
+            await trio.aclose_forcefully(raw)
+
+    async def _welcome(self, raw: Pipe) -> None:
         """Carry the connection of whoever dialled, if it is admitted, to its end."""
         try:
             connection = await self._admit(raw)
@@ -314,20 +323,22 @@ class Switch:
         finally:
             self._standing.news.unpark_all()
 
-    async def _admit(self, raw: Pipe) -> Connection:
+    def _lets_in(self, raw: Pipe) -> bool:
+        """Whether there is room, and the handshakes that came from there did not fail too often."""
         full = len(self._standing) >= self._settings.max_connections
         if self._closing or full or not self._strangers.available_tokens:
-            raise unreachable("This node takes no more connections now.")
-        network = _network(raw)
-        if not self._door.open_to(network, trio.current_time()):
-            raise unreachable("Too many handshakes failed that came from there.")
+            return False
+        return self._door.lets_in(origin_of(raw), trio.current_time())
+
+    async def _admit(self, raw: Pipe) -> Connection:
+        origin = origin_of(raw)
         try:
-            with self._door.inside(network):
+            with self._door.inside(origin):
                 return await self._shake(raw)
         except _Superfluous:
             raise
         except (TetherError, *HOSTILE_BYTES):
-            self._door.failed(network, trio.current_time())
+            self._door.failed(origin, trio.current_time())
             raise
 
     async def _shake(self, raw: Pipe) -> Connection:
@@ -385,14 +396,3 @@ class Switch:
             _log.warning("peer dropped", peer=connection.peer, relay=relay, detail=str(fault))
         finally:
             self._standing.forget(connection)
-
-
-def _network(raw: Pipe) -> str:
-    if isinstance(raw, Carried):
-        return raw.origin
-    if not isinstance(raw, trio.SocketStream):
-        return "elsewhere"
-    try:
-        return network_of(str(raw.socket.getpeername()[0]))
-    except OSError:
-        return "gone"

@@ -10,7 +10,7 @@ from p2p.host.errors import HOSTILE_BYTES
 from p2p.host.handshake import Gate
 from p2p.host.host import Host
 from p2p.host.link import Link
-from p2p.host.scores import HALF_LIFE_S, NETWORK_LIMIT, TABLE, Door, Scores, network_of
+from p2p.host.scores import HALF_LIFE_S, HELD_APART_S, NETWORK_LIMIT, TABLE, Door, Scores, network_of
 from p2p.host.yamux.budget import MAX_STREAMS, MAX_WINDOW
 from p2p.host.yamux.frames import DATA, GO_AWAY, HEADER, HEADER_BYTES, PING, SYN, WINDOW_UPDATE, header
 from tests.p2p.hosts import address, echo, open_nodes, until
@@ -164,9 +164,11 @@ def test_a_network_whose_handshakes_fail_gets_few_at_a_time() -> None:
     door = Door()
     for _ in range(int(NETWORK_LIMIT) + 1):
         door.failed("192.0.2.0/24", now=0.0)
-    assert door.open_to("192.0.2.0/24", now=0.0)
+    assert door.lets_in("192.0.2.0/24", now=0.0)
+    assert not door.lets_in("192.0.2.0/24", now=0.9 * HELD_APART_S)
+    assert door.lets_in("192.0.2.0/24", now=1.1 * HELD_APART_S)
     with door.inside("198.51.100.0/24"):
-        assert door.open_to("198.51.100.0/24", now=0.0)
+        assert door.lets_in("198.51.100.0/24", now=0.0)
 
 
 @pytest.mark.parametrize(
