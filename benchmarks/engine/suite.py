@@ -30,6 +30,8 @@ STREAMS: Final = (1, 4, 8, 16)
 MODELS: Final = ("25M", "135M")
 PROMPT: Final = 32
 CONTEXT: Final = 512
+TOKENS: Final = 128
+"""Of each answer."""
 
 
 def measure(runs: int, models: Sequence[str] = MODELS) -> list[Row]:
@@ -37,7 +39,7 @@ def measure(runs: int, models: Sequence[str] = MODELS) -> list[Row]:
     program = build()
     rows: list[Row] = []
     for name in models:
-        plan = Plan(name, model_path(name), 48 if name == "500M" else 128)
+        plan = Plan(name, model_path(name), TOKENS)
         # As the engine itself would choose: threads that spin for each other only harm a small model.
         threads = 1 if read_header(plan.path).parameters < SMALL_MODEL_PARAMETERS else _cores()
         with serving(program, plan.path, slots=max(STREAMS), context_tokens=CONTEXT, threads=threads) as peer:
