@@ -84,7 +84,7 @@ class WaitingRoom:
             self._somebody.set()
         self._metrics.waiting(len(self._queue))
         try:
-            with trio.move_on_after(KNOWN_S):
+            with trio.move_on_at(min(until_s, trio.current_time() + KNOWN_S)):
                 await waiter.ready.wait()
             if not self._is_hopeless(waiter, until_s):
                 with trio.move_on_at(until_s):

@@ -47,13 +47,13 @@ async def test_who_asks_again_in_the_moment_of_its_answers_waits_for_the_word_th
         there.report(there.workers[0])
         placed = trio.Event()
 
-        async def again() -> None:
-            await there.gateway.place("two")
+        async def again(token: str) -> None:
+            await there.gateway.place(token)
             placed.set()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(again)
-            nursery.start_soon(there.gateway.place, "three")
+            nursery.start_soon(again, "two")
+            nursery.start_soon(again, "three")
             await trio.sleep(0.2)
             there.workers[0].held.clear()
             there.report(there.workers[0])
