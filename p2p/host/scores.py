@@ -23,7 +23,7 @@ NETWORK_LIMIT: Final = 16.0
 """Failed handshakes of one network, faded, above which it is held short: a swarm's restart stays below."""
 HELD_SHORT: Final = 8
 """Handshakes at a time of a network above its limit."""
-HELD_APART_S: Final = 0.05
+HELD_APART_S: Final = 0.25
 """Between two of them: a member that was dropped can still shake hands, which costs a core a millisecond and a half."""
 TABLE: Final = 4_096
 """Entries; the one that was marked longest ago goes first. An attacker with more networks has them forgotten."""
