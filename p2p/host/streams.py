@@ -39,6 +39,7 @@ class MuxedStream:
         self._reader: trio.lowlevel.Task | None = None
         self._writer: trio.lowlevel.Task | None = None
         self._sink: Callable[[bytes], None] | None = None
+        self._pouring = False
         self._fault: TetherError | None = None
         self._hurry = 0
         self._proposal = self._agreement = b""
@@ -107,15 +108,15 @@ class MuxedStream:
             raise self._fault
 
     def _pour(self) -> None:
-        """Hand what is buffered to the sink. What that writes may bring this here again, with the rest."""
-        flow, take = self._flow, self._muxer.session.take
-        while self._sink is not None and flow.buffered:
-            sink, self._sink = self._sink, None
-            try:
-                sink(take(flow, FEED_BYTES))
-                self._sink = sink
-            except TetherError as error:
-                self._fault = error
+        """Hand what is buffered to the sink. What that writes may change the stream once more, which is no new turn."""
+        self._pouring = True
+        try:
+            while self._sink is not None and self._flow.buffered:
+                self._sink(self._muxer.session.take(self._flow, FEED_BYTES))
+        except TetherError as error:
+            self._sink, self._fault = None, error
+        finally:
+            self._pouring = False
 
     async def _read(self, max_bytes: int) -> bytes:
         flow = self._flow
@@ -221,7 +222,7 @@ class MuxedStream:
     def _changed(self) -> None:
         """The session, or the end of the connection, may have given somebody here what they wait for."""
         flow = self._flow
-        if self._sink is not None and flow.buffered:
+        if self._sink is not None and flow.buffered and not self._pouring:
             self._pour()
         if self._reader is not None and (
             self._sink is None or flow.reset or flow.fin_got or self._muxer.closed
