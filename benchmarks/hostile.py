@@ -29,7 +29,6 @@ from p2p.errors import TetherError
 from p2p.host.connection import agree
 from p2p.host.errors import HOSTILE_BYTES
 from p2p.host.host import Host
-from p2p.host.link import Link
 from p2p.host.yamux.budget import MAX_WINDOW
 from p2p.host.yamux.frames import DATA, PING, SYN, WINDOW_UPDATE, header
 from p2p.transport import PeerAddress, Stream
@@ -100,21 +99,13 @@ async def _member(words: bytes, target: PeerAddress, *, sealed: bool = True, sil
                 secured = await gate.dial(raw, target.peer)
                 await agree(secured, outbound=True)
                 if sealed:
-                    await _send(secured.link, words)
+                    await secured.link.send(words)
                 else:
                     await raw.send_all(words)
                 await trio.sleep(silent_s)
                 while await secured.link.receive():
                     pass
         await trio.sleep(MEMBERS_PAUSE_S)
-
-
-async def _send(link: Link, data: bytes) -> None:
-    for at in range(0, len(data), len(link.room)):
-        part = data[at : at + len(link.room)]
-        link.room[: len(part)] = part
-        link.send_now(len(part))
-        await link.drain()
 
 
 _SYNS: Final = b"".join(header(WINDOW_UPDATE, SYN, 2 * number + 1, 0) for number in range(SYNS))

@@ -161,6 +161,4 @@ class _Plain:
         return data
 
     async def write(self, data: bytes) -> None:
-        self._link.room[: len(data)] = data
-        self._link.send_now(len(data))
-        await self._link.drain()
+        await self._link.send(data)

@@ -65,6 +65,14 @@ class Link:
         if sent < size:
             self._unsent = bytes(wire[sent:])
 
+    async def send(self, data: bytes) -> None:
+        """Seal and send all of data, which may take as long as the pipe does. Raises as send_now."""
+        for at in range(0, len(data), MAX_PLAIN_BYTES):
+            part = data[at : at + MAX_PLAIN_BYTES]
+            self.room[: len(part)] = part
+            self.send_now(len(part))
+            await self.drain()
+
     async def drain(self) -> None:
         """Send what is left. Raises BROKEN."""
         if self._unsent:

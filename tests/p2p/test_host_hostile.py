@@ -32,14 +32,6 @@ async def muxed(host: Host, swarm: MadeSwarm) -> Link:
     return secured.link
 
 
-async def send(link: Link, data: bytes) -> None:
-    for at in range(0, len(data), len(link.room)):
-        part = data[at : at + len(link.room)]
-        link.room[: len(part)] = part
-        link.send_now(len(part))
-        await link.drain()
-
-
 async def last_words(link: Link) -> list[tuple[int, int]]:
     """(type, length) of all that the host still says."""
     data = b""
@@ -77,7 +69,7 @@ async def test_a_member_that_breaks_the_rules_is_told_dropped_and_refused_for_a_
         calls = await alice.open_stream(bob.peer_id, ECHO)
         link = await muxed(bob, swarm)
         await until(lambda: swarm.keys[MALLORY].node_id in bob.peers())
-        await send(link, breach)
+        await link.send(breach)
         assert (GO_AWAY, 1) in await last_words(link)
         await link.close()
         await until(lambda: bob.peers() == {alice.peer_id})
@@ -107,7 +99,7 @@ async def test_thousands_of_streams_that_say_nothing_cost_their_opener_alone() -
         await alice.connect(address(bob))
         calls = await alice.open_stream(bob.peer_id, ECHO)
         link = await muxed(bob, swarm)
-        await send(link, b"".join(header(WINDOW_UPDATE, SYN, 2 * n + 1, 0) for n in range(10_000)))
+        await link.send(b"".join(header(WINDOW_UPDATE, SYN, 2 * n + 1, 0) for n in range(10_000)))
         connection = bob._switch._standing.of(swarm.keys[MALLORY].node_id)
         assert connection is not None
         await until(lambda: connection.muxer.session._highest == 19_999)
@@ -125,7 +117,7 @@ async def test_a_peer_that_pings_and_never_reads_is_dropped() -> None:
         with trio.move_on_after(20):
             try:
                 while True:
-                    await send(link, header(PING, SYN, 0, 7) * 5_000)
+                    await link.send(header(PING, SYN, 0, 7) * 5_000)
             except (trio.BrokenResourceError, OSError):
                 pass
         await until(lambda: not bob.peers())
