@@ -8,20 +8,24 @@ from trio.testing import MockClock
 
 from p2p.errors import CAPACITY, TetherError
 from p2p.messages import POSITION, QueuePlace
-from tests.tetherd.orchestrator.region import region
+from tests.tetherd.orchestrator.region import Region, region
 from tests.topics.world import TINY
 from tetherd.orchestrator.flow import LEAST
 
 
+async def fill(there: Region, *, apart_s: float) -> None:
+    """Take the only slot, of a line that moved every so often."""
+    await there.gateway.place("one")
+    there.report(there.workers[0])
+    for _ in range(LEAST):
+        there.orchestrator._placements._room._flow.moved(TINY.name, trio.current_time())
+        await trio.sleep(apart_s)
+    there.report(there.workers[0])
+
+
 async def test_a_wait_beyond_the_time_there_is_is_refused_before_it(autojump_clock: MockClock) -> None:
     async with region(workers=1, slots=1) as there, trio.open_nursery() as nursery:
-        await there.gateway.place("one")
-        there.report(there.workers[0])
-        room = there.orchestrator._placements._room
-        for _ in range(LEAST):
-            room._flow.moved(TINY.name, trio.current_time())
-            await trio.sleep(1.0)
-        there.report(there.workers[0])
+        await fill(there, apart_s=1.0)
         for number in range(4):
             nursery.start_soon(there.gateway.place, f"early {number}")
         await trio.sleep(0.1)
@@ -38,13 +42,7 @@ async def test_who_asks_again_in_the_moment_of_its_answers_waits_for_the_word_th
 ) -> None:
     """However slowly slots came free before: a batch ends all at a time, and comes again."""
     async with region(workers=1, slots=1) as there:
-        await there.gateway.place("one")
-        there.report(there.workers[0])
-        room = there.orchestrator._placements._room
-        for _ in range(LEAST):
-            room._flow.moved(TINY.name, trio.current_time())
-            await trio.sleep(3.0)
-        there.report(there.workers[0])
+        await fill(there, apart_s=3.0)
         placed = trio.Event()
 
         async def again(token: str) -> None:
