@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
 from p2p.errors import FRAME_INVALID, UNREACHABLE, TetherError
+from p2p.host.host import Host
 from p2p.transport import Stream
 from tests.p2p.hosts import address, echo, open_nodes
 from tests.swarms import make_swarm
@@ -15,11 +18,17 @@ from tests.swarms import make_swarm
 ECHO = "/tether/echo/1"
 
 
-async def test_a_sink_gets_all_in_order_until_the_peer_closes() -> None:
-    swarm = make_swarm(2)
-    async with open_nodes(swarm, 2) as (alice, bob):
+@asynccontextmanager
+async def echoing() -> AsyncIterator[tuple[Host, Host]]:
+    """Two connected hosts, of which the second echoes in capitals."""
+    async with open_nodes(make_swarm(2), 2) as (alice, bob):
         bob.handle(ECHO, echo)
         await alice.connect(address(bob))
+        yield alice, bob
+
+
+async def test_a_sink_gets_all_in_order_until_the_peer_closes() -> None:
+    async with echoing() as (alice, bob):
         for _ in range(2):  # the second time the protocol is taken for granted
             stream = await alice.open_stream(bob.peer_id, ECHO)
             data = os.urandom(1).hex().encode() * 1_000_000
@@ -36,11 +45,8 @@ async def test_a_sink_gets_all_in_order_until_the_peer_closes() -> None:
 
 
 async def test_a_sink_may_answer_what_it_gets() -> None:
-    """A word goes back and forth until it has been doubled ten times, and no part of it is out of place."""
-    swarm = make_swarm(2)
-    async with open_nodes(swarm, 2) as (alice, bob):
-        bob.handle(ECHO, echo)
-        await alice.connect(address(bob))
+    """A word goes back and forth ten times, a letter longer each time, and no part of it is out of place."""
+    async with echoing() as (alice, bob):
         stream = await alice.open_stream(bob.peer_id, ECHO)
         heard: list[bytes] = []
         closing = trio.Event()
@@ -61,10 +67,7 @@ async def test_a_sink_may_answer_what_it_gets() -> None:
 
 
 async def test_a_sink_that_fails_is_called_no_more_and_the_connection_stays() -> None:
-    swarm = make_swarm(2)
-    async with open_nodes(swarm, 2) as (alice, bob):
-        bob.handle(ECHO, echo)
-        await alice.connect(address(bob))
+    async with echoing() as (alice, bob):
         stream = await alice.open_stream(bob.peer_id, ECHO)
         calls: list[bytes] = []
 
@@ -85,10 +88,7 @@ async def test_a_sink_that_fails_is_called_no_more_and_the_connection_stays() ->
 
 
 async def test_a_connection_that_breaks_ends_the_feeding() -> None:
-    swarm = make_swarm(2)
-    async with open_nodes(swarm, 2) as (alice, bob):
-        bob.handle(ECHO, echo)
-        await alice.connect(address(bob))
+    async with echoing() as (alice, bob):
         stream = await alice.open_stream(bob.peer_id, ECHO)
         heard = trio.Event()
         await stream.write(b"hello")
@@ -105,10 +105,7 @@ async def test_a_connection_that_breaks_ends_the_feeding() -> None:
 
 
 async def test_who_stops_feeding_reads_on() -> None:
-    swarm = make_swarm(2)
-    async with open_nodes(swarm, 2) as (alice, bob):
-        bob.handle(ECHO, echo)
-        await alice.connect(address(bob))
+    async with echoing() as (alice, bob):
         stream = await alice.open_stream(bob.peer_id, ECHO)
         await stream.write(b"fed")
         with trio.CancelScope() as scope:
