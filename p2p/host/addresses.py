@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Final
 
@@ -19,6 +20,10 @@ MAX_ADDRESSES: Final = 16
 MAX_HEARSAY: Final = 8
 MAX_PEERS: Final = 8_192
 """In the book, least recently told first out."""
+MAX_CHARACTERS: Final = 512
+"""Of one address: the longest name of a machine and a relay's id take less."""
+READ_LATELY: Final = 8_192
+"""Addresses whose reading is kept: an answer of the DHT names twenty, and mostly those of the one before."""
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 CIRCUIT: Final = "/p2p-circuit"
 _IP: Final = ("ip4", "ip6")
@@ -120,34 +125,44 @@ def interleaved(texts: Iterable[str]) -> list[str]:
 
 def dialable(texts: Iterable[str]) -> list[str]:
     """Those that can be dialled, over TCP or a relay, without the peer's own /p2p/, each once, at most 16."""
-    found: dict[str, None] = {}
-    for text in texts:
-        try:
-            address = parse_circuit(text) if is_circuit(text) else parse(text)
-        except TetherError:
-            continue
-        end = address.at if isinstance(address, CircuitAddress) else address
-        if end.port and not (end.ip and end.ip.is_unspecified):
-            found[str(address)] = None
+    read = (_dialable(text) for text in texts if len(text) <= MAX_CHARACTERS)
+    found = dict.fromkeys(text for text in read if text)
     return list(found)[:MAX_ADDRESSES]
+
+
+@lru_cache(maxsize=READ_LATELY)
+def _dialable(text: str) -> str:
+    """As it is written everywhere; empty if nobody can dial it."""
+    try:
+        address = parse_circuit(text) if is_circuit(text) else parse(text)
+    except TetherError:
+        return ""
+    end = address.at if isinstance(address, CircuitAddress) else address
+    return str(address) if end.port and not (end.ip and end.ip.is_unspecified) else ""
 
 
 def to_wire(texts: Iterable[str]) -> list[bytes]:
     """As the protobufs of libp2p carry them."""
-    return [Multiaddr(text).to_bytes() for text in texts]
+    return [_raw(text) for text in texts]
 
 
 def from_wire(raw: Sequence[bytes]) -> list[str]:
     """The dialable ones; the rest is somebody else's transport or garbage, and skipped."""
-    return dialable(_texts(raw[:MAX_ADDRESSES]))
+    return dialable(_text(data) for data in raw[:MAX_ADDRESSES] if len(data) <= MAX_CHARACTERS)
 
 
-def _texts(raw: Iterable[bytes]) -> Iterator[str]:
-    for data in raw:
-        try:
-            yield str(Multiaddr(data))
-        except ValueError:
-            continue
+@lru_cache(maxsize=READ_LATELY)
+def _raw(text: str) -> bytes:
+    return Multiaddr(text).to_bytes()
+
+
+@lru_cache(maxsize=READ_LATELY)
+def _text(raw: bytes) -> str:
+    """Empty if it is none."""
+    try:
+        return str(Multiaddr(raw))
+    except ValueError:
+        return ""
 
 
 def seen_from_wire(raw: bytes) -> TcpAddress | None:
