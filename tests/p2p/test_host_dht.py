@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
 
 from p2p.errors import FIELD_INVALID, UNREACHABLE, TetherError
+from p2p.host.kad.distance import K, seat
+from p2p.host.kad.messages import Note
 from p2p.host.paths import Reachability
-from p2p.identity import PeerId
+from p2p.identity import NodeKey, PeerId
 from p2p.transport import PeerAddress
 from tests.p2p.hosts import QUICK, address, open_node, open_nodes, until
 from tests.swarms import make_swarm
@@ -124,6 +128,44 @@ async def test_find_peer_asks_the_network() -> None:
         assert await bob.find_peer(carol.peer_id) == address(carol)
         assert await bob.find_peer(nobody.peer_id) is None
         assert await bob.find_peer(alice.peer_id) == address(alice)
+
+
+async def test_who_is_connected_is_asked_although_all_who_seem_nearer_are_gone() -> None:
+    swarm = make_swarm(3)
+    async with open_nodes(swarm, 3) as (alice, bob, carol):
+        for host in (bob, carol):
+            await host.connect(address(alice))
+        await until(lambda: bool(alice._switch.book.of(carol.peer_id)))
+        wanted = seat(carol.peer_id)
+        strangers = [NodeKey.generate().node_id for _ in range(200)]
+        for gone in sorted(strangers, key=lambda peer: seat(peer) ^ wanted)[:K]:
+            bob._dht._table._buckets.setdefault(0, {})[gone] = trio.current_time()
+        for known in (alice, carol):
+            bob._dht._table.lost(known.peer_id)
+        await bob.disconnect(carol.peer_id)
+        await until(lambda: carol.peer_id not in bob.peers())
+        assert await bob.find_peer(carol.peer_id) == address(carol)
+
+
+async def test_newcomers_in_a_crowd_are_served_by_one_look_for_ones_own_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2p.host.kad.dht.REST_S", math.inf)
+    swarm = make_swarm(5)
+    async with open_nodes(swarm, 5) as (alice, *crowd):
+        looks: list[Note] = []
+        look_up = alice._dht.lookup
+
+        async def looking(question: Note, *others: Any, **more: Any) -> list[PeerId]:
+            looks.append(question)
+            return await look_up(question, *others, **more)
+
+        monkeypatch.setattr(alice._dht, "lookup", looking)
+        for host in crowd:
+            await host.connect(address(alice))
+            await until(lambda peer=host.peer_id: peer in alice._dht._table)
+        await until(lambda: all(len(host._dht._table) == 4 for host in crowd))
+        assert len(looks) == 1
 
 
 async def test_a_node_alone_cannot_provide_and_finds_nobody() -> None:

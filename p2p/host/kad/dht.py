@@ -15,7 +15,7 @@ import trio
 from p2p.errors import FRAME_INVALID, UNREACHABLE, TetherError
 from p2p.host.framing import Frames, framed
 from p2p.host.kad.distance import MAX_ID_BYTES, K, peer_of, position, raw_id
-from p2p.host.kad.lookup import Lookup
+from p2p.host.kad.lookup import ALPHA, Lookup
 from p2p.host.kad.messages import (
     ADD_PROVIDER,
     FIND_NODE,
@@ -45,6 +45,8 @@ IDLE_S: Final = 60.0
 MULTIHASH: Final = bytes((0x12, 32))
 """Before every key on the wire: other libp2ps take nothing but multihashes, and SHA-256 of 32 bytes is the plainest."""
 
+HUNCH_S: Final = 0.01
+"""For the nearest at hand alone, where one answer is enough: those of five others cost more than its own."""
 HEAD_START_S: Final = 0.1
 """For those at hand, before anybody is dialled: one of them mostly knows, and a handshake costs both ends."""
 
@@ -53,6 +55,9 @@ CHECK_S: Final = 15.0
 MAX_CHECKS: Final = 64
 """Peers that wait for it; a network that is gone as a whole breaks all of them at once."""
 CHECKS_AT_ONCE: Final = 8
+
+REST_S: Final = 2.0
+"""Between two looks for one's own place: newcomers come in crowds, and one look serves them all."""
 
 Answered = Callable[[PeerId, Note], bool]
 """Looks at an answer; True ends the lookup."""
@@ -121,9 +126,10 @@ class Dht:
             self._stir = trio.Event()
             await self.lookup(Note(FIND_NODE, raw_id(self._switch.own)), lambda _peer, _note: False)
             self._records.sweep(trio.current_time())
+            await trio.sleep(REST_S)
 
     def up(self, peer: PeerId) -> None:
-        if len(self._table) < K:
+        if len(self._table) < K and peer not in self._table:
             self._stir.set()
         if peer not in self._clients:
             self._table.seen(peer, trio.current_time())
@@ -179,21 +185,25 @@ class Dht:
             found.extend(near for near in note.nearer if near.peer == peer)
             return bool(found)
 
-        await self.lookup(Note(FIND_NODE, raw_id(peer)), look)
+        await self.lookup(Note(FIND_NODE, raw_id(peer)), look, hunch_s=HUNCH_S)
         return found[0] if found else None
 
     async def lookup(
-        self, question: Note, look: Answered, *, before: Note | None = None, within_s: float | None = None
+        self,
+        question: Note,
+        look: Answered,
+        *,
+        before: Note | None = None,
+        within_s: float | None = None,
+        hunch_s: float = 0.0,
     ) -> list[PeerId]:
         """Ask nearer and nearer peers. Returns those who answered, nearest first.
 
         before: a note without an answer that goes before each question; who answers that has read it. within_s: the
-        whole lookup's limit, `lookup_s` unless told.
+        whole lookup's limit, `lookup_s` unless told. hunch_s: so long only one peer is asked at a time.
         """
         target = position(question.key)
-        start = self._table.closest(target)
-        if len(start) < K:
-            start += self._switch.peers()
+        start = [*self._table.closest(target), *self._switch.peers() - self._clients]
         lookup = Lookup(target, start, own=self._switch.own, at_hand=self._switch.connected)
         with trio.move_on_after(self._settings.lookup_s if within_s is None else within_s):
             async with trio.open_nursery() as nursery:
@@ -208,19 +218,22 @@ class Dht:
                         lookup.answered(peer, [near.peer for near in answer.nearer])
                         if look(peer, answer):
                             nursery.cancel_scope.cancel()
+                            return
                     spread()
 
                 def spread() -> None:
-                    patient = trio.current_time() < patient_until_s
-                    for peer in lookup.next(patient=patient):
+                    elapsed_s = trio.current_time() - began_s
+                    width = 1 if elapsed_s < hunch_s else ALPHA
+                    for peer in lookup.next(width, patient=elapsed_s < HEAD_START_S):
                         nursery.start_soon(ask, peer)
                     if lookup.over:
                         nursery.cancel_scope.cancel()
 
-                patient_until_s = trio.current_time() + HEAD_START_S
+                began_s = trio.current_time()
                 spread()
-                await trio.sleep_until(patient_until_s)
-                spread()
+                for stage_s in (hunch_s, HEAD_START_S):
+                    await trio.sleep_until(began_s + stage_s)
+                    spread()
         return lookup.found()
 
     async def ask(self, peer: PeerId, question: Note, *, before: Note | None = None) -> Note | None:

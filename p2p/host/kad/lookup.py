@@ -38,13 +38,14 @@ class Lookup:
         self._states: dict[PeerId, State] = {}
         self._add(start)
 
-    def next(self, *, patient: bool = False) -> list[PeerId]:
+    def next(self, width: int = ALPHA, *, patient: bool = False) -> list[PeerId]:
         """Whom to ask now, in addition to those who have not answered yet; empty and nobody asked: it is over.
 
-        patient: nobody is dialled while somebody at hand may be about to answer.
+        width: how many may be asked at a time. patient: nobody is dialled while somebody at hand may be about to
+        answer.
         """
         asked = [peer for peer, state in self._states.items() if state == "asked"]
-        room = ALPHA - len(asked)
+        room = width - len(asked)
         if room <= 0:
             return []
         candidates = [peer for peer in self._nearest() if self._states[peer] == "candidate"]

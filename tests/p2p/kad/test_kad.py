@@ -135,6 +135,17 @@ def test_of_the_k_nearest_those_at_hand_are_asked_first() -> None:
     assert asked == [*ordered[K - 3 : K], *ordered[: ALPHA - 3]]
 
 
+def test_as_many_are_asked_at_a_time_as_the_lookup_is_wide() -> None:
+    own, *others = peers(30)
+    lookup = Lookup(position(b"key"), others, own=own)
+    [first] = lookup.next(1)
+    assert first == nearest(position(b"key"), others)[0]
+    assert lookup.next(1) == [] and not lookup.over
+    assert len(lookup.next()) == ALPHA - 1
+    lookup.answered(first, [])
+    assert lookup.next(1) == []
+
+
 def test_nobody_is_dialled_while_somebody_at_hand_may_be_about_to_answer() -> None:
     own, *others = peers(30)
     ordered = nearest(position(b"key"), others)
