@@ -153,7 +153,8 @@ def from_wire(raw: Sequence[bytes]) -> list[str]:
 
 @lru_cache(maxsize=READ_LATELY)
 def _raw(text: str) -> bytes:
-    return Multiaddr(text).to_bytes()
+    raw: bytes = Multiaddr(text).to_bytes()
+    return raw
 
 
 @lru_cache(maxsize=READ_LATELY)
