@@ -32,9 +32,9 @@ async def answer_all(pipe: Pipe) -> None:
 
 
 async def request(pipe: Pipe, size: int, chunk: int) -> None:
-    """Send a request in writes of chunk bytes, and wait for its answer."""
-    await pipe.write(size.to_bytes(HEADER_BYTES, "big"))
-    block = bytes(chunk)
+    """Send a request in writes of chunk bytes, and wait for its answer. The head goes with the first of them."""
+    head, block = size.to_bytes(HEADER_BYTES, "big"), bytes(chunk)
     for left in range(size, 0, -chunk):
-        await pipe.write(block if left >= chunk else block[:left])
+        await pipe.write(head + (block if left >= chunk else block[:left]))
+        head = b""
     assert await pipe.read(len(DONE)) == DONE

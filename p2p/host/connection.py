@@ -11,7 +11,7 @@ from p2p.errors import UNREACHABLE, TetherError
 from p2p.host.errors import HOSTILE_BYTES, ConnectionLost, broken
 from p2p.host.handshake import Secured
 from p2p.host.link import Link
-from p2p.host.negotiate import NotSpoken, answer, ask
+from p2p.host.negotiate import Holding, NotSpoken, answer, ask
 from p2p.host.paths import UNKNOWN_PATH, Path
 from p2p.host.streams import MuxedStream, NotOffered, unreachable
 from p2p.host.yamux.budget import MAX_STREAMS, Budget
@@ -123,6 +123,7 @@ class Connection:
         try:
             with trio.fail_after(NEGOTIATE_S):
                 protocol = await answer(stream, self._protocols)
+                stream.agreed()
             await self._serve(protocol, stream)
         except (*HOSTILE_BYTES, TetherError, trio.TooSlowError):
             await stream.reset()
@@ -143,22 +144,22 @@ async def agree(
         await ask(pipe, [YAMUX])
     else:
         await answer(pipe, (YAMUX,))
+        await pipe.let_go()
     return Connection(secured, outbound=outbound, ahead=bytes(pipe.ahead), budget=budget, path=path)
 
 
-class _Plain:
+class _Plain(Holding):
     """A link as far as the agreement reads it; what comes too early is kept for the muxer."""
 
     def __init__(self, link: Link) -> None:
+        super().__init__()
         self._link = link
-        self.ahead = bytearray()
 
-    async def read(self, n: int) -> bytes:
-        if not self.ahead:
-            self.ahead += await self._link.receive()
-        data = bytes(self.ahead[:n])
-        del self.ahead[:n]
-        return data
+    def _waits(self) -> bool:
+        return not self._link.ready
 
-    async def write(self, data: bytes) -> None:
+    async def _send(self, data: bytes) -> None:
         await self._link.send(data)
+
+    async def _receive(self) -> memoryview:
+        return await self._link.receive()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from p2p.host.errors import ConnectionLost, PeerFault
 from p2p.host.link import Link
-from p2p.host.negotiate import answer, exchange
+from p2p.host.negotiate import Holding, answer, exchange
 from p2p.host.noise import payload
 from p2p.host.noise.handshake import Handshake
 from p2p.host.raw import Pipe, Raw, raw_of
@@ -45,59 +45,68 @@ class Secured:
 
 
 class Gate:
-    """Both sides of the handshake. passport: asked for each time, so that a fresh certificate is shown at once."""
+    """Both sides of the handshake; a dialler's last message waits for what it says first.
+
+    passport: asked for each time, so that a fresh certificate is shown at once.
+    """
 
     def __init__(self, key: NodeKey, passport: Callable[[], bytes], admit: Admit) -> None:
-        self._key = key
+        self._public = key.public
         self._static = X25519PrivateKey.generate()
+        self._signature = payload.sign(key, self._static.public_key().public_bytes_raw())
+        self._ephemeral: X25519PrivateKey | None = X25519PrivateKey.generate()
         self._passport = passport
         self._admit = admit
 
     async def dial(self, stream: Pipe, peer: PeerId) -> Secured:
         """Raises what admit raises, and HOSTILE_BYTES for anything else that goes wrong."""
         pipe = _Pipe(raw_of(stream))
-        noise = Handshake(self._static, initiator=True)
+        noise = self._begin(initiator=True)
         agreement = exchange(NOISE)
-        await pipe.write(agreement + _framed(noise.write(b"")))
+        pipe.hold(agreement + _framed(noise.write(b"")))
+        await pipe.let_go()
+        self._draw()
         if await pipe.exactly(len(agreement)) != agreement:
             raise PeerFault("The other side does not speak Noise.")
         theirs = payload.check(noise.read(await pipe.message()), noise.remote_static)
         if theirs.peer != peer:
             raise ConnectionLost("Another node lives at this address now.")
         admission = self._admit(theirs.early_data, peer)
-        await pipe.write(_framed(noise.write(self._payload())))
+        pipe.hold(_framed(noise.write(self._payload())))
         return Secured(pipe.secured(noise), peer, admission)
 
     async def accept(self, stream: Pipe) -> Secured:
         """Raises like dial."""
         pipe = _Pipe(raw_of(stream))
-        noise = Handshake(self._static, initiator=False)
         await answer(pipe, (NOISE,))
+        noise = self._begin(initiator=False)
         noise.read(await pipe.message())
-        await pipe.write(_framed(noise.write(self._payload())))
+        pipe.hold(_framed(noise.write(self._payload())))
+        await pipe.let_go()
+        self._draw()
         theirs = payload.check(noise.read(await pipe.message()), noise.remote_static)
         admission = self._admit(theirs.early_data, theirs.peer)
         return Secured(pipe.secured(noise), theirs.peer, admission)
 
+    def _begin(self, *, initiator: bool) -> Handshake:
+        ephemeral, self._ephemeral = self._ephemeral or X25519PrivateKey.generate(), None
+        return Handshake(self._static, initiator=initiator, ephemeral=ephemeral)
+
+    def _draw(self) -> None:
+        """Draw the next handshake's ephemeral key, while the other side of this one computes."""
+        self._ephemeral = self._ephemeral or X25519PrivateKey.generate()
+
     def _payload(self) -> bytes:
-        return payload.write(self._key, self._static.public_key().public_bytes_raw(), self._passport())
+        return payload.write(self._public, self._signature, self._passport())
 
 
-class _Pipe:
+class _Pipe(Holding):
     """A raw pipe as far as the handshake reads it; what comes too early is kept for the link."""
 
     def __init__(self, raw: Raw) -> None:
+        super().__init__()
         self._raw = raw
         self._room = memoryview(bytearray(READ_BYTES))
-        self._ahead = bytearray()
-
-    async def read(self, n: int) -> bytes:
-        if not self._ahead:
-            received = await self._raw.receive(self._room)
-            self._ahead += self._room[:received]
-        data = bytes(self._ahead[:n])
-        del self._ahead[:n]
-        return data
 
     async def exactly(self, count: int) -> bytes:
         data = b""
@@ -114,11 +123,15 @@ class _Pipe:
             raise PeerFault(f"A handshake message of {size} bytes was announced.")
         return await self.exactly(size)
 
-    async def write(self, data: bytes) -> None:
+    def secured(self, noise: Handshake) -> Link:
+        """What is held goes out with the first that is said over the link."""
+        return Link(self._raw, *noise.split(), ahead=bytes(self.ahead), unsent=self.held)
+
+    async def _send(self, data: bytes) -> None:
         await self._raw.send(data)
 
-    def secured(self, noise: Handshake) -> Link:
-        return Link(self._raw, *noise.split(), bytes(self._ahead))
+    async def _receive(self) -> memoryview:
+        return self._room[: await self._raw.receive(self._room)]
 
 
 def _framed(message: bytes) -> bytes:

@@ -38,14 +38,16 @@ _BUFFERS: Final = _Buffers()
 
 
 class Link:
-    """ahead: what came behind the last message of the handshake."""
+    """ahead: what came behind the last message of the handshake. unsent: what goes out with the first `send`."""
 
-    def __init__(self, raw: Raw, sealer: Sealer, opener: Opener, ahead: bytes = b"") -> None:
+    def __init__(
+        self, raw: Raw, sealer: Sealer, opener: Opener, *, ahead: bytes = b"", unsent: bytes = b""
+    ) -> None:
         self._raw = raw
         self._sealer = sealer
         self._opener = opener
         self._partial = ahead
-        self._unsent = b""
+        self._unsent = unsent
 
     @property
     def blocked(self) -> bool:
@@ -59,10 +61,9 @@ class Link:
 
     def send_now(self, count: int) -> None:
         """Seal the first count bytes of room, and send what the pipe takes. Raises BROKEN and PeerFault."""
-        size = self._sealer.seal(_BUFFERS.plain[:count], _BUFFERS.sealed)
-        wire = _BUFFERS.sealed[:size]
+        wire = self._sealed(count)
         sent = self._raw.send_now(wire)
-        if sent < size:
+        if sent < len(wire):
             self._unsent = bytes(wire[sent:])
 
     async def send(self, data: bytes) -> None:
@@ -70,8 +71,12 @@ class Link:
         for at in range(0, len(data), MAX_PLAIN_BYTES):
             part = data[at : at + MAX_PLAIN_BYTES]
             self.room[: len(part)] = part
-            self.send_now(len(part))
+            self._unsent += self._sealed(len(part))
             await self.drain()
+
+    def _sealed(self, count: int) -> memoryview:
+        size = self._sealer.seal(_BUFFERS.plain[:count], _BUFFERS.sealed)
+        return _BUFFERS.sealed[:size]
 
     async def drain(self) -> None:
         """Send what is left. Raises BROKEN."""
@@ -86,7 +91,7 @@ class Link:
         """
         buffers = _BUFFERS
         while True:
-            if self._partial_is_whole():
+            if self.ready:
                 count = 0
             else:
                 count = await self._raw.receive(buffers.received[_HEAD_BYTES:])
@@ -101,8 +106,9 @@ class Link:
             if opened:
                 return buffers.opened[:opened]
 
-    def _partial_is_whole(self) -> bool:
-        """Only right after a handshake, where the first messages may have come with its last."""
+    @property
+    def ready(self) -> bool:
+        """Whether a message is here: only right after a handshake, with whose last one the first may have come."""
         partial = self._partial
         return len(partial) >= LENGTH_BYTES and len(partial) >= LENGTH_BYTES + int.from_bytes(
             partial[:2], "big"

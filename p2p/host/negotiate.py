@@ -1,7 +1,8 @@
 """multistream-select 1.0, bounded: who opens says at once what it wants, so agreement costs one round trip.
 
 Where the answer is certain, who opens sends its first data right behind the proposal and compares the answer, which
-is then known byte for byte, when it first reads: no round trip at all.
+is then known byte for byte, when it first reads: no round trip at all. What a side says is held until it has to wait
+for the other one, so that an agreement and what follows it leave in one packet.
 
 libp2p's own reads a length from a stranger and allocates it; here a line has at most 256 bytes.
 https://github.com/multiformats/multistream-select
@@ -9,6 +10,7 @@ https://github.com/multiformats/multistream-select
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from typing import Final, Protocol
 
@@ -28,7 +30,49 @@ class NotSpoken(ConnectionLost):
 class Pipe(Protocol):
     async def read(self, n: int) -> bytes: ...
 
-    async def write(self, data: bytes) -> None: ...
+    def hold(self, data: bytes) -> None:
+        """Send data with what comes next, at the latest when `read` has to wait."""
+        ...
+
+
+class Holding(ABC):
+    """Implements `Pipe` over whatever sends and receives.
+
+    held: what was said and not sent. ahead: what was received and not read.
+    """
+
+    def __init__(self) -> None:
+        self.ahead = bytearray()
+        self.held = b""
+
+    def hold(self, data: bytes) -> None:
+        self.held += data
+
+    async def let_go(self) -> None:
+        """Send what is held."""
+        held, self.held = self.held, b""
+        if held:
+            await self._send(held)
+
+    async def read(self, n: int) -> bytes:
+        if not self.ahead:
+            if self._waits():
+                await self.let_go()
+            self.ahead += await self._receive()
+        data = bytes(self.ahead[:n])
+        del self.ahead[:n]
+        return data
+
+    def _waits(self) -> bool:
+        """Whether receiving has to wait, as far as that is known."""
+        return True
+
+    @abstractmethod
+    async def _send(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    async def _receive(self) -> bytes | memoryview:
+        """At least one byte; none at the end."""
 
 
 async def ask(pipe: Pipe, protocols: Sequence[str]) -> str:
@@ -36,12 +80,12 @@ async def ask(pipe: Pipe, protocols: Sequence[str]) -> str:
 
     Raises NotSpoken if it knows none, PeerFault if it does not speak multistream.
     """
-    await pipe.write(exchange(protocols[0]))
+    pipe.hold(exchange(protocols[0]))
     if await _read(pipe) != GREETING:
         raise PeerFault("The other side does not speak multistream.")
     for position, protocol in enumerate(protocols):
         if position:
-            await pipe.write(_line(protocol))
+            pipe.hold(_line(protocol))
         answer = await _read(pipe)
         if answer == protocol:
             return protocol
@@ -51,16 +95,16 @@ async def ask(pipe: Pipe, protocols: Sequence[str]) -> str:
 
 
 async def answer(pipe: Pipe, protocols: Container[str]) -> str:
-    """Wait for a protocol that is among ours and confirm it. Raises PeerFault, ConnectionLost."""
-    await pipe.write(_line(GREETING))
+    """Wait for a protocol that is among ours; its confirmation is held. Raises PeerFault, ConnectionLost."""
+    pipe.hold(_line(GREETING))
     if await _read(pipe) != GREETING:
         raise PeerFault("The other side does not speak multistream.")
     for _ in range(MAX_OFFERS):
         wanted = await _read(pipe)
         if wanted in protocols:
-            await pipe.write(_line(wanted))
+            pipe.hold(_line(wanted))
             return wanted
-        await pipe.write(_line(REFUSAL))
+        pipe.hold(_line(REFUSAL))
     raise PeerFault("Nothing that was asked for is spoken here.")
 
 

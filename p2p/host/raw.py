@@ -48,7 +48,8 @@ class SocketRaw:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._descriptor = stream.socket.fileno()
-        self._more = False
+        self._more: bool | None = None
+        """Whether bytes wait there, by the last receive; None: nothing was received yet, and some may well be there."""
         if _NOTSENT_LOWAT is not None:
             stream.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
 
@@ -62,6 +63,7 @@ class SocketRaw:
 
     async def send(self, data: bytes) -> None:
         rest = memoryview(data)
+        rest = rest[self.send_now(rest) :]
         while rest:
             await trio.lowlevel.wait_writable(self._descriptor)
             rest = rest[self.send_now(rest) :]
@@ -72,7 +74,7 @@ class SocketRaw:
         while True:
             if self._descriptor < 0:
                 raise trio.ClosedResourceError
-            if not self._more:
+            if self._more is False:
                 await trio.lowlevel.wait_readable(self._descriptor)
             try:
                 received = os.readv(self._descriptor, [room])

@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Final
 
@@ -59,6 +60,7 @@ class Scores:
         return len(self._marks)
 
 
+@lru_cache(TABLE)
 def network_of(host: str) -> str:
     """The network that an address is counted under; what is no address (a pipe, a relay) is one of its own."""
     try:
@@ -71,15 +73,24 @@ def network_of(host: str) -> str:
 
 
 class Door:
-    """Handshakes of strangers under way, by network, and what became of earlier ones."""
+    """Handshakes of strangers under way, by network, and what became of earlier ones.
 
-    def __init__(self) -> None:
+    room: for so many at a time.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
         self._scores = Scores(NETWORK_LIMIT)
         self._inside: Counter[str] = Counter()
         self._let_in: OrderedDict[str, float] = OrderedDict()
 
+    def __len__(self) -> int:
+        return self._inside.total()
+
     def lets_in(self, network: str, now: float) -> bool:
         """Whether a handshake may begin. Of a network that is held short it counts as begun."""
+        if len(self) >= self._room:
+            return False
         if not self._scores.refused(network, now):
             return True
         if self._inside[network] >= HELD_SHORT or now < self._let_in.get(network, -inf) + HELD_APART_S:

@@ -81,13 +81,14 @@ def share_port(one: trio.socket.SocketType) -> None:
         one.setsockopt(socket.SOL_SOCKET, _REUSEPORT, 1)
 
 
-async def connect_from(source: TcpAddress, target: TcpAddress) -> trio.SocketStream:
-    """Connect from the very port that this node listens on. Both have IP addresses. Raises OSError."""
+async def connect_from(source: TcpAddress | None, target: TcpAddress) -> trio.SocketStream:
+    """Connect, from the very port that this node listens on if it is given. Both have IP addresses. Raises OSError."""
     family = socket.AF_INET6 if target.family == "ip6" else socket.AF_INET
     one = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
-        share_port(one)
-        await one.bind((source.host, source.port))
+        if source is not None:
+            share_port(one)
+            await one.bind((source.host, source.port))
         await one.connect((target.host, target.port))
     except BaseException:
         one.close()
@@ -116,7 +117,9 @@ async def connect_tcp(target: TcpAddress, source: TcpAddress | None = None) -> t
         if trio.current_time() > patience_s:
             break
         await trio.sleep(LAST_ACK_S / 10)
-    return await trio.open_tcp_stream(target.host, target.port)
+    if target.ip is None:
+        return await trio.open_tcp_stream(target.host, target.port)
+    return await connect_from(None, target)
 
 
 class Dial:
@@ -136,38 +139,40 @@ class Dial:
     @asynccontextmanager
     async def arrivals(self) -> AsyncIterator[trio.MemoryReceiveChannel[Arrival]]:
         """Pipes as they connect. Leaving the context stops the rest and closes those nobody took."""
-        send, receive = trio.open_memory_channel[Arrival](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._try_all, send)
+        self._arrived, receive = trio.open_memory_channel[Arrival](0)
+        async with trio.open_nursery() as self._tasks:
+            self._work_on()
             with receive:
                 yield receive
-            nursery.cancel_scope.cancel()
+            self._tasks.cancel_scope.cancel()
 
     def also(self, addresses: Sequence[str]) -> None:
         """Try these, too: they were learned while earlier ones keep silent."""
         self.addresses += [address for address in addresses if address not in self.addresses]
-        if self._tasks is not None and self._trying and not self._working:
-            self._working = True
-            self._tasks.start_soon(self._work)
+        if self._trying and not self._working:
+            self._work_on()
 
     def has_tried(self, addresses: Sequence[str]) -> bool:
         return set(addresses) <= set(self.addresses[: self._begun])
 
-    async def _try_all(self, arrived: trio.MemorySendChannel[Arrival]) -> None:
-        async with arrived, trio.open_nursery() as self._tasks:
-            self._arrived, self._working = arrived, True
-            await self._work()
-
-    async def _work(self) -> None:
+    def _work_on(self) -> None:
+        """Try the next address at once, and those behind it in their turns."""
         assert self._tasks is not None
-        while self._begun < len(self.addresses):
-            address, failed = self.addresses[self._begun], trio.Event()
-            self._begun += 1
-            self._trying += 1
-            self._tasks.start_soon(self._try, address, failed)
-            with trio.move_on_after(HEAD_START_S):
-                await failed.wait()
-        self._working = False
+        if self._begun == len(self.addresses):
+            self._working = False
+            self._end_if_over()
+            return
+        address, failed = self.addresses[self._begun], trio.Event()
+        self._working = True
+        self._begun += 1
+        self._trying += 1
+        self._tasks.start_soon(self._try, address, failed)
+        self._tasks.start_soon(self._give_head_start, failed)
+
+    async def _give_head_start(self, failed: trio.Event) -> None:
+        with trio.move_on_after(HEAD_START_S):
+            await failed.wait()
+        self._work_on()
 
     async def _try(self, address: str, failed: trio.Event) -> None:
         assert self._arrived is not None
@@ -184,6 +189,12 @@ class Dial:
             failed.set()
         finally:
             self._trying -= 1
+            self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if not self._trying and not self._working:
+            assert self._arrived is not None
+            self._arrived.close()
 
     def verdict(self, handshake: TetherError | None) -> TetherError:
         """Why there is no connection. handshake: what went wrong behind a socket that did connect."""

@@ -42,7 +42,7 @@ class MuxedStream:
         self._pouring = False
         self._fault: TetherError | None = None
         self._hurry = 0
-        self._proposal = self._agreement = b""
+        self._held = self._agreement = b""
         self._agreed = bytearray()
         self._disappointed: Callable[[], None] = lambda: None
         flow.changed = self._changed
@@ -64,13 +64,21 @@ class MuxedStream:
 
         spoken: what the peer agreed to before; a peer that does not any more is asked the next time.
         """
-        self._proposal = self._agreement = exchange(protocol)
+        self._agreement = exchange(protocol)
+        self.hold(self._agreement)
         self._disappointed = partial(spoken.discard, protocol)
+
+    def hold(self, data: bytes) -> None:
+        """Send data with what is written next, at the latest when a reader has to wait."""
+        self._held += data
+
+    def agreed(self) -> None:
+        """The protocol is clear: who waits for that is told, who sent more already hears it with the answer."""
+        if self._held and not self._flow.buffered:
+            self._let_go()
 
     async def read(self, max_bytes: int) -> bytes:
         """Raises NotOffered where the peer's agreement was assumed and not given."""
-        if self._proposal:
-            self._propose()
         while self._agreement:
             part = await self._read(len(self._agreement) - len(self._agreed))
             self._agreed += part
@@ -81,11 +89,11 @@ class MuxedStream:
                 self._agreement = b""
         return await self._read(max_bytes)
 
-    def _propose(self) -> None:
-        """Offer the proposal without waiting until it is on its way: another task may be about to write."""
+    def _let_go(self) -> None:
+        """Offer what is held without waiting until it is on its way: another task may be about to write."""
         self._check_writable()
-        proposal, self._proposal = self._proposal, b""
-        self._muxer.session.offer(self._flow, memoryview(proposal))
+        held, self._held = self._held, b""
+        self._muxer.session.offer(self._flow, memoryview(held))
         self._muxer.flush()
 
     async def feed(self, sink: Callable[[bytes], None]) -> None:
@@ -97,6 +105,8 @@ class MuxedStream:
         self._sink, self._fault = sink, None
         try:
             self._pour()
+            if self._held:
+                self._let_go()
             if self._muxer.session.waiting:
                 self._muxer.flush()
             while self._fault is None and not self._at_end():
@@ -126,7 +136,10 @@ class MuxedStream:
             if self._at_end():
                 await trio.lowlevel.checkpoint()
                 return b""
-            await self._sleep()
+            if self._held:
+                self._let_go()
+            else:
+                await self._sleep()
         data = self._muxer.session.take(flow, max_bytes)
         if self._muxer.session.waiting:
             self._muxer.flush()
@@ -157,8 +170,8 @@ class MuxedStream:
         if self._writer is not None:
             raise trio.BusyResourceError("another task writes to this stream")
         await self._offered()
-        if self._proposal:
-            data, self._proposal = self._proposal + data, b""
+        if self._held:
+            data, self._held = self._held + data, b""
         elif not data:
             return
         muxer = self._muxer
@@ -173,10 +186,10 @@ class MuxedStream:
         flow, muxer = self._flow, self._muxer
         if flow.pending or flow.reset or flow.fin_wanted or muxer.closed or muxer.full:
             return False
-        if len(self._proposal) + len(data) > min(flow.send_left, MAX_PLAIN_BYTES):
+        if len(self._held) + len(data) > min(flow.send_left, MAX_PLAIN_BYTES):
             return False
-        muxer.session.offer(flow, memoryview(self._proposal + data if self._proposal else data))
-        self._proposal = b""
+        muxer.session.offer(flow, memoryview(self._held + data if self._held else data))
+        self._held = b""
         muxer.flush()
         return True
 
@@ -187,7 +200,7 @@ class MuxedStream:
             await trio.lowlevel.wait_task_rescheduled(self._writer_leaves)
 
     async def close(self) -> None:
-        if self._proposal:
+        if self._held:
             await self.write(b"")
         await self._breathe()
         if not self._muxer.closed:

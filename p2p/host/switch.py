@@ -103,9 +103,8 @@ class Switch:
         self._bound: list[Listening] = []
         self.ways = Ways(self.bound, lambda: self.ips())
         self._budget = Budget(HOST_GROWTH_BYTES)
-        self._door = Door()
+        self._door = Door(settings.max_strangers)
         self._breaches = Scores(MEMBER_LIMIT)
-        self._strangers = trio.CapacityLimiter(settings.max_strangers)
         self._tasks: trio.Nursery | None = None
         self._closing = False
 
@@ -191,7 +190,7 @@ class Switch:
         peer = address.peer
         self.book.learn(peer, address.addresses)
         if self._is_reached(peer, circuits):
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             return
         known = [one for one in interleaved(self.book.of(peer)) if circuits or not is_circuit(one)]
         dialling = joined = self._dialling.get(peer)
@@ -230,14 +229,15 @@ class Switch:
 
     async def _dial(self, peer: PeerId, dialling: _Dialling, circuits: bool) -> None:
         try:
-            await self._reach(peer, dialling.dial, circuits)
+            await self._reach(peer, dialling, circuits)
         except TetherError as error:
             dialling.failure = error
         finally:
             del self._dialling[peer]
             dialling.done.set()
 
-    async def _reach(self, peer: PeerId, dial: Dial, circuits: bool) -> None:
+    async def _reach(self, peer: PeerId, dialling: _Dialling, circuits: bool) -> None:
+        dial = dialling.dial
         failure: TetherError | None = None
         with trio.move_on_after(self._settings.dial_s):
             async with dial.arrivals() as arrivals:
@@ -248,6 +248,7 @@ class Switch:
                     try:
                         with trio.move_on_after(self._settings.dial_s / min(len(dial.addresses), 2)):
                             await self.introduce(peer, address, raw)
+                            dialling.done.set()  # before the other addresses' tries are called off, which takes a while
                             return
                     except TetherError as error:
                         failure = error
@@ -289,7 +290,7 @@ class Switch:
         """Whether the peer refused this dial in favour of its own, whose handshake is under way here or done."""
         with trio.move_on_after(RIVAL_S if self.own > peer else 0):
             await trio.sleep(ACCEPT_S)
-            while not self.connected(peer) and self._strangers.borrowed_tokens:
+            while not self.connected(peer) and len(self._door):
                 await self._standing.news.park()
         return self.connected(peer)
 
@@ -326,7 +327,7 @@ class Switch:
     def _lets_in(self, raw: Pipe) -> bool:
         """Whether there is room, and the handshakes that came from there did not fail too often."""
         full = len(self._standing) >= self._settings.max_connections
-        if self._closing or full or not self._strangers.available_tokens:
+        if self._closing or full:
             return False
         return self._door.lets_in(origin_of(raw), trio.current_time())
 
@@ -342,14 +343,13 @@ class Switch:
             raise
 
     async def _shake(self, raw: Pipe) -> Connection:
-        async with self._strangers:
-            with trio.move_on_after(self._settings.handshake_s):
-                secured = await self._gate.accept(raw)
-                self._check_standing(secured.peer)
-                path = path_of(raw)
-                if self._mine_stands(secured.peer, path):
-                    raise _Superfluous
-                return await agree(secured, outbound=False, budget=self._budget, path=path)
+        with trio.move_on_after(self._settings.handshake_s):
+            secured = await self._gate.accept(raw)
+            self._check_standing(secured.peer)
+            path = path_of(raw)
+            if self._mine_stands(secured.peer, path):
+                raise _Superfluous
+            return await agree(secured, outbound=False, budget=self._budget, path=path)
         raise unreachable("The handshake took too long.")
 
     def _check_standing(self, peer: PeerId) -> None:

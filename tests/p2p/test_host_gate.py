@@ -27,6 +27,8 @@ from p2p.errors import (
     Code,
     TetherError,
 )
+from p2p.host.handshake import Gate
+from p2p.host.noise.handshake import Handshake
 from p2p.identity import NodeKey, PeerId
 from p2p.membership import Admission, Guest, Member
 from tests.p2p.hosts import address, echo, open_node, open_nodes, until
@@ -255,3 +257,25 @@ async def test_bytes_that_are_no_handshake_only_close_their_socket(line: bytes) 
                     pass
         await stream.aclose()
         await bob.connect(address(alice))
+
+
+async def test_no_two_handshakes_share_an_ephemeral_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bytes] = []
+    begin = Gate._begin
+
+    def noted(gate: Gate, *, initiator: bool) -> Handshake:
+        handshake = begin(gate, initiator=initiator)
+        drawn.append(handshake._own["e"].public_key().public_bytes_raw())
+        return handshake
+
+    monkeypatch.setattr(Gate, "_begin", noted)
+    swarm = make_swarm(4)
+    async with open_nodes(swarm, 4) as nodes:
+        async with trio.open_nursery() as nursery:
+            for other in nodes[1:]:
+                nursery.start_soon(nodes[0].connect, address(other))
+        for other in nodes[1:]:
+            await nodes[0].disconnect(other.peer_id)
+            await other.connect(address(nodes[0]))
+    assert len(drawn) >= 12
+    assert len(set(drawn)) == len(drawn)

@@ -23,9 +23,10 @@ from p2p.host.addresses import (
 from p2p.host.errors import HOSTILE_BYTES
 from p2p.host.framing import Frames, framed
 from p2p.host.interfaces import own_ips
-from p2p.host.negotiate import answer, ask
+from p2p.host.negotiate import Holding, answer, ask
 from p2p.identity import PeerId
 from p2p.pipe import pipe
+from p2p.transport import Stream
 
 A, B = PeerId("A"), PeerId("B")
 
@@ -124,6 +125,21 @@ def test_hearsay_neither_fills_the_book_nor_displaces_what_is_known_better() -> 
     assert len(book.of(A)) <= MAX_ADDRESSES
 
 
+class Held(Holding):
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def close(self) -> None:
+        await self._stream.close()
+
+    async def _send(self, data: bytes) -> None:
+        await self._stream.write(data)
+
+    async def _receive(self) -> bytes:
+        return await self._stream.read(1000)
+
+
 @pytest.mark.parametrize(
     ("wanted", "offered", "agreed"),
     [
@@ -136,7 +152,7 @@ def test_hearsay_neither_fills_the_book_nor_displaces_what_is_known_better() -> 
 async def test_two_sides_agree_on_a_protocol_or_find_that_there_is_none(
     wanted: list[str], offered: list[str], agreed: str | None
 ) -> None:
-    ours, theirs = pipe(A, B)
+    ours, theirs = (Held(end) for end in pipe(A, B))
     results: list[str] = []
     faults: list[BaseException] = []
 
@@ -150,6 +166,7 @@ async def test_two_sides_agree_on_a_protocol_or_find_that_there_is_none(
     async def answering() -> None:
         try:
             results.append(await answer(theirs, offered))
+            await theirs.let_go()
         except HOSTILE_BYTES as error:
             faults.append(error)
         await theirs.close()
@@ -168,7 +185,7 @@ async def test_any_bytes_are_a_negotiation_or_a_peers_fault(data: bytes) -> None
         await theirs.write(data)
         await theirs.close()
         with suppress(*HOSTILE_BYTES):
-            assert await side(ours, ["/a"]) == "/a"
+            assert await side(Held(ours), ["/a"]) == "/a"
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 50))

@@ -10,8 +10,11 @@ import trio
 import trio.testing
 
 from p2p.errors import FIELD_INVALID, UNREACHABLE, TetherError
+from p2p.host.negotiate import exchange as exchange_of
 from p2p.host.streams import MuxedStream
+from p2p.host.yamux.flow import Flow
 from p2p.host.yamux.muxer import Muxer
+from p2p.host.yamux.session import Session
 from p2p.messages import Ack, Announcement, Envelope, Method
 from p2p.rpc import Rpc, ServerCall
 from p2p.transport import Stream
@@ -229,3 +232,47 @@ async def test_a_reader_that_comes_first_leaves_the_writing_to_the_writer(
                 await trio.testing.wait_all_tasks_blocked()
             stream._muxer.flush()
         assert b"".join(received) == b"HELLO"
+
+
+async def test_who_opens_a_stream_learns_that_it_is_spoken_though_the_handler_keeps_silent() -> None:
+    async with open_nodes(make_swarm(2), 2) as (alice, bob):
+        begun = trio.Event()
+
+        async def keep_silent(_: Stream) -> None:
+            begun.set()
+            await trio.sleep_forever()
+
+        bob.handle(ECHO, keep_silent)
+        await alice.connect(address(bob))
+        with trio.fail_after(5):
+            await alice.open_stream(bob.peer_id, ECHO)
+            await begun.wait()
+
+
+async def test_an_agreement_leaves_with_the_answer_to_what_came_behind_the_proposal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_nodes(make_swarm(2), 2) as (alice, bob):
+        answered = trio.Event()
+
+        async def answer(stream: Stream) -> None:
+            await stream.write(b"to " + await stream.read(100))
+            answered.set()
+
+        bob.handle(ECHO, answer)
+        await alice.connect(address(bob))
+        await alice.open_stream(bob.peer_id, ECHO)
+        offered: list[bytes] = []
+        offer = Session.offer
+
+        def noted(session: Session, flow: Flow, data: memoryview) -> None:
+            if ECHO.encode() in bytes(data):
+                offered.append(bytes(data))
+            offer(session, flow, data)
+
+        monkeypatch.setattr(Session, "offer", noted)
+        stream = await alice.open_stream(bob.peer_id, ECHO)
+        await stream.write(b"hello")
+        await answered.wait()
+        assert await stream.read(100) == b"to hello"
+        assert offered == [exchange_of(ECHO) + b"hello", exchange_of(ECHO) + b"to hello"]

@@ -35,7 +35,7 @@ class Handshake:
     def __init__(
         self, static: X25519PrivateKey, *, initiator: bool, ephemeral: X25519PrivateKey | None = None
     ) -> None:
-        """ephemeral: for the tests' vectors alone; it is drawn anew for every other handshake."""
+        """ephemeral: a key that was just drawn, and is used for nothing else."""
         self._initiator = initiator
         self._own = {"s": static, "e": ephemeral or X25519PrivateKey.generate()}
         self._theirs: dict[str, X25519PublicKey] = {}

@@ -30,11 +30,15 @@ class Claim:
     early_data: bytes
 
 
-def write(key: NodeKey, static: bytes, early_data: bytes) -> bytes:
-    """This side's payload. static: its Noise key, which the identity key signs here."""
-    signature = SigningKey(key.seed).sign(SIGNED_PREFIX + static).signature
+def sign(key: NodeKey, static: bytes) -> bytes:
+    """The identity key's signature over a Noise key: 64 bytes, good for every handshake with that key."""
+    return SigningKey(key.seed).sign(SIGNED_PREFIX + static).signature
+
+
+def write(public: bytes, signature: bytes, early_data: bytes) -> bytes:
+    """This side's payload. public: its identity key; signature: that of its Noise key."""
     payload = noise_pb2.NoiseHandshakePayload(
-        identity_key=ED25519_PREFIX + key.public,
+        identity_key=ED25519_PREFIX + public,
         identity_sig=signature,
         extensions=noise_pb2.NoiseExtensions(early_data=early_data),
     )

@@ -107,15 +107,19 @@ def test_a_key_of_low_order_is_the_peers_fault() -> None:
         listener.write(b"")
 
 
+def written(node: NodeKey, early_data: bytes) -> bytes:
+    return payload.write(node.public, payload.sign(node, b"s" * 32), early_data)
+
+
 def test_a_payload_says_whose_key_it_is_and_carries_the_passport() -> None:
     node = NodeKey(KEY)
-    claim = payload.check(payload.write(node, b"s" * 32, b"passport"), b"s" * 32)
+    claim = payload.check(written(node, b"passport"), b"s" * 32)
     assert (claim.peer, claim.early_data) == (node.node_id, b"passport")
 
 
 def test_a_payload_signed_for_another_noise_key_is_refused() -> None:
     with pytest.raises(PeerFault):
-        payload.check(payload.write(NodeKey(KEY), b"s" * 32, b""), b"t" * 32)
+        payload.check(written(NodeKey(KEY), b""), b"t" * 32)
 
 
 @given(st.binary(max_size=300))
